@@ -1,0 +1,119 @@
+//! Instants that no suspend, slewed clock or step of the wall clock can fool.
+//!
+//! Two kernel clocks are read at once. A leader believes the one that ran further, a standby the one that
+//! ran less: each errs to the safe side.
+
+use nix::time::{ClockId, clock_gettime};
+use std::time::Duration;
+
+/// One moment of this machine since its boot, on two clocks. Comparable only with others of the same boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instant {
+    /// `CLOCK_BOOTTIME`: counts suspend, slewed by NTP.
+    pub boot: Duration,
+    /// `CLOCK_MONOTONIC_RAW`: stands still in suspend, never slewed.
+    pub raw: Duration,
+}
+
+impl Instant {
+    /// Reads both clocks.
+    pub fn now() -> Instant {
+        // Both have existed since Linux 2.6.39, so there is no failure to hand on.
+        let read = |id| Duration::from(clock_gettime(id).expect("this kernel has no such clock"));
+        Instant { boot: read(ClockId::CLOCK_BOOTTIME), raw: read(ClockId::CLOCK_MONOTONIC_RAW) }
+    }
+
+    /// How long ago `earlier` was at most: the clock that ran further. What a leader may count on.
+    pub fn leader_since(self, earlier: Instant) -> Duration {
+        let (boot, raw) = self.since(earlier);
+        boot.max(raw)
+    }
+
+    /// How long ago `earlier` was at least: the clock that ran less. What a standby may count on.
+    pub fn standby_since(self, earlier: Instant) -> Duration {
+        let (boot, raw) = self.since(earlier);
+        boot.min(raw)
+    }
+
+    /// The moment this much later, on both clocks.
+    pub fn plus(self, span: Duration) -> Instant {
+        Instant { boot: self.boot.saturating_add(span), raw: self.raw.saturating_add(span) }
+    }
+
+    /// For a leader: how long until `self`, seen from `now`; zero once either clock has passed it.
+    pub fn leader_left(self, now: Instant) -> Duration {
+        let (boot, raw) = self.since(now);
+        boot.min(raw)
+    }
+
+    /// The earlier of two moments, clock by clock.
+    pub fn earlier(self, other: Instant) -> Instant {
+        Instant { boot: self.boot.min(other.boot), raw: self.raw.min(other.raw) }
+    }
+
+    fn since(self, earlier: Instant) -> (Duration, Duration) {
+        (self.boot.saturating_sub(earlier.boot), self.raw.saturating_sub(earlier.raw))
+    }
+}
+
+/// What a wall clock said: microseconds since 1970, UTC. Written into records, never trusted in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wall(pub i64);
+
+impl Wall {
+    /// Reads the wall clock.
+    pub fn now() -> Wall {
+        Wall(jiff::Timestamp::now().as_microsecond())
+    }
+
+    /// This much later.
+    pub fn plus(self, span: Duration) -> Wall {
+        Wall(self.0.saturating_add(span.as_micros() as i64))
+    }
+
+    /// `2026-11-21T07:00:10.000000Z`: exactly six digits and `Z`, the only form every API server accepts.
+    pub fn micro_time(self) -> String {
+        let time = jiff::Timestamp::from_microsecond(self.0).unwrap_or_default();
+        format!("{time:.6}")
+    }
+}
+
+/// Both kinds of now, taken together at the start of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For every decision.
+    pub at: Instant,
+    /// For what is written into the record.
+    pub wall: Wall,
+}
+
+impl Now {
+    /// Reads all clocks.
+    pub fn read() -> Now {
+        Now { at: Instant::now(), wall: Wall::now() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(boot: u64, raw: u64) -> Instant {
+        Instant { boot: Duration::from_secs(boot), raw: Duration::from_secs(raw) }
+    }
+
+    #[test]
+    fn a_leader_counts_a_suspend_and_a_standby_does_not() {
+        let (start, resumed) = (at(100, 100), at(170, 110));
+        assert_eq!(resumed.leader_since(start), Duration::from_secs(70));
+        assert_eq!(resumed.standby_since(start), Duration::from_secs(10));
+        let deadline = start.plus(Duration::from_secs(15));
+        assert_eq!(deadline.leader_left(resumed), Duration::ZERO);
+    }
+
+    #[test]
+    fn micro_time_has_six_digits() {
+        assert_eq!(Wall(1_795_330_810_000_000).micro_time(), "2026-11-22T07:00:10.000000Z");
+        assert_eq!(Wall(1_795_330_810_000_007).micro_time(), "2026-11-22T07:00:10.000007Z");
+    }
+}

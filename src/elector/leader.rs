@@ -1,0 +1,330 @@
+//! Keeping the lock while leading, and giving it back.
+
+use super::*;
+
+/// How long a release may take, at most.
+const RELEASE_TIME: Duration = Duration::from_secs(3);
+
+/// What a leader has to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Write the lock again, on the version we know.
+    Renew,
+    /// Find out what the lock says: a write failed, or may have been carried out without our knowing.
+    Look,
+    /// Create it again: it was deleted.
+    Create,
+}
+
+/// A time of leadership.
+#[derive(Debug)]
+pub(super) struct Term {
+    /// S: our clock before the last write was sent that is known to have succeeded.
+    since: Instant,
+    acquire_time: String,
+    transitions: i64,
+    version: Version,
+    /// The child was told to start.
+    led: bool,
+    need: Need,
+    next: Instant,
+    /// Failures in a row.
+    failures: u32,
+    /// Conflicts in a row.
+    conflicts: u32,
+}
+
+/// Giving the lock back.
+#[derive(Debug)]
+pub(super) struct Release {
+    until: Instant,
+    next: Instant,
+    /// The version to write on and the transitions to keep, once a get has shown that the lock is ours.
+    ours: Option<(Version, i64)>,
+    /// How the election ends, where that is not with the release.
+    outcome: Option<Outcome>,
+}
+
+impl Elector {
+    pub(super) fn start_term(&mut self, now: Now, since: Instant, record: Record, version: Version) {
+        self.forget_before(since);
+        self.phase = Phase::Leading(Term {
+            since,
+            acquire_time: record.acquire_time,
+            transitions: record.transitions,
+            version,
+            led: false,
+            need: Need::Renew,
+            next: since.plus(self.settings.retry_period),
+            failures: 0,
+            conflicts: 0,
+        });
+        self.start_child(now);
+    }
+
+    /// The child starts only while R has not passed since the write was sent; otherwise one more write
+    /// comes first.
+    fn start_child(&mut self, now: Now) {
+        let deadline = self.settings.renew_deadline;
+        let Phase::Leading(term) = &mut self.phase else {
+            return;
+        };
+        if term.led {
+            self.out.push(Action::Renewed(term.since));
+        } else if now.at.leader_since(term.since) < deadline {
+            term.led = true;
+            self.out.push(Action::Lead(Leadership {
+                since: term.since,
+                token: term.version.revision.clone(),
+                transitions: term.transitions,
+            }));
+        } else {
+            term.next = now.at;
+        }
+    }
+
+    pub(super) fn check_deadline(&mut self, now: Now) {
+        if let Phase::Leading(term) = &self.phase
+            && term.led
+            && now.at.leader_since(term.since) >= self.settings.renew_deadline
+        {
+            let failure = self.failing.as_ref().map(|(_, failure)| failure.clone());
+            let unanswered = self.pending.is_some().then_some(Failure::Timeout);
+            self.lose(Loss::Deadline(failure.or(unanswered)));
+        }
+    }
+
+    pub(super) fn lose(&mut self, loss: Loss) {
+        if self.pending.take().is_some() {
+            self.out.push(Action::Cancel);
+        }
+        if matches!(&self.phase, Phase::Leading(term) if !term.led) {
+            // Won too late to start the child, and lost again: nothing has been lost with it.
+            self.phase = Phase::Standby;
+            self.standby.look_again();
+            return;
+        }
+        self.phase = Phase::Over;
+        self.out.push(Action::Lost(loss));
+    }
+
+    pub(super) fn leader_answered(&mut self, now: Now, pending: Pending, answer: Result<Reply, Failure>) {
+        let period = self.settings.retry_period;
+        let Phase::Leading(term) = &mut self.phase else {
+            return;
+        };
+        match answer {
+            Ok(Reply::Written(version)) => {
+                term.since = pending.at;
+                term.version = version;
+                term.need = Need::Renew;
+                term.next = pending.at.plus(period);
+                term.failures = 0;
+                term.conflicts = 0;
+                self.forget_before(pending.at);
+                self.start_child(now);
+            }
+            Ok(Reply::Found(Some(found))) => self.judge(now, found),
+            Ok(Reply::Found(None)) => self.recreate(now),
+            Err(Failure::Conflict) => {
+                // Somebody touched the object, or took it. At once the first times; a storm is slowed down.
+                term.conflicts += 1;
+                let pause = match term.conflicts {
+                    0..=2 => Duration::ZERO,
+                    n => (Duration::from_millis(10) * 2u32.pow(n.min(10))).min(period),
+                };
+                term.need = Need::Look;
+                term.next = now.at.plus(pause);
+            }
+            Err(failure) => {
+                term.failures += 1;
+                let retry = if term.failures == 1 { FIRST_RETRY.min(period) } else { period };
+                match failure {
+                    // It has had its time already. It may have been carried out: look, then write again.
+                    Failure::Timeout => (term.need, term.next) = (Need::Look, now.at),
+                    Failure::Unclear(_) => (term.need, term.next) = (Need::Look, now.at.plus(retry)),
+                    _ => term.next = now.at.plus(retry),
+                }
+            }
+        }
+    }
+
+    /// The watch showed the lock.
+    pub(super) fn leader_saw(&mut self, now: Now, seen: Observation) {
+        let Phase::Leading(term) = &self.phase else {
+            return;
+        };
+        if !term.version.is_before(&seen.version) {
+            return;
+        }
+        // Our own write that is under way arrives here before its answer: nothing to do about it yet.
+        if self.is_ours(&seen.record) && self.pending.is_some() {
+            return;
+        }
+        self.judge(now, seen);
+    }
+
+    pub(super) fn leader_saw_deleted(&mut self, now: Now, deleted: &Version) {
+        let Phase::Leading(term) = &self.phase else {
+            return;
+        };
+        if term.version.uid == deleted.uid {
+            self.recreate(now);
+        }
+    }
+
+    /// Decides what this state of the lock, newer than any that we know, means for a leader.
+    fn judge(&mut self, now: Now, seen: Observation) {
+        let ours = self.is_ours(&seen.record);
+        let own_name = seen.record.holder == self.settings.identity;
+        let Phase::Leading(term) = &mut self.phase else {
+            return;
+        };
+        // A peer that no longer leads can clear a lock that it does not hold (client-go since 1.34). While
+        // the transitions are ours nobody can have led in between.
+        let cleared = seen.record.is_free() && seen.record.transitions == term.transitions;
+        if !ours && !cleared {
+            let loss = if own_name { Loss::Twin } else { Loss::Taken(seen.record.holder) };
+            return self.lose(loss);
+        }
+        // A get that shows our own write is no leadership: only the answer to a write is. So write again,
+        // at once where one failed or the lock was cleared; a changed label can wait for its turn.
+        if cleared || term.need != Need::Renew {
+            term.next = now.at;
+        }
+        term.version = seen.version;
+        term.need = Need::Renew;
+        if cleared {
+            self.out.push(Action::Say(Notice::Reasserting));
+            self.forget_request();
+        }
+    }
+
+    fn recreate(&mut self, now: Now) {
+        let Phase::Leading(term) = &mut self.phase else {
+            return;
+        };
+        term.need = Need::Create;
+        term.next = now.at;
+        self.out.push(Action::Say(Notice::Recreating));
+        self.forget_request();
+    }
+
+    /// Forgets a request under way that can only fail: its version is gone.
+    fn forget_request(&mut self) {
+        if self.pending.take().is_some() {
+            self.out.push(Action::Cancel);
+        }
+    }
+
+    pub(super) fn plan_leader(&mut self, now: Now) {
+        let Phase::Leading(term) = &self.phase else {
+            return;
+        };
+        if self.pending.is_none() && reached(now, term.next) {
+            let timeout = self.settings.renew_deadline.saturating_sub(now.at.leader_since(term.since));
+            let timeout = if term.led { timeout } else { Duration::MAX };
+            let record = self.record(now, term.acquire_time.clone(), term.transitions);
+            let version = term.version.clone();
+            match term.need {
+                Need::Renew => self.write(now, record, Some(version), timeout),
+                Need::Create => self.write(now, record, None, timeout),
+                Need::Look => self.request(now, Request::Get, timeout),
+            }
+        }
+        let Phase::Leading(term) = &self.phase else {
+            return;
+        };
+        // Our own renewals are events too: one that has seen none of them for long is dead.
+        if self.watching() && term.failures == 0 && left(now, self.leader_silence()).is_zero() {
+            self.watch = Watch::Closed;
+        }
+        let from = Some(term.version.clone());
+        self.plan_watch(now, from);
+    }
+
+    /// When a watch that was open all the time has missed our own renewals for too long.
+    fn leader_silence(&self) -> Instant {
+        let since = match self.watch {
+            Watch::Open { since } if since.boot > self.heard.boot => since,
+            _ => self.heard,
+        };
+        since.plus((self.settings.lease_duration / 2).max(self.settings.retry_period * 2))
+    }
+
+    pub(super) fn wake_leader(&self, now: Now, term: &Term) -> Duration {
+        let deadline = term.since.plus(self.settings.renew_deadline).leader_left(now.at);
+        let mut wake = if term.led { deadline } else { Duration::MAX };
+        if self.pending.is_none() {
+            wake = wake.min(left(now, term.next));
+        }
+        if self.watching() && term.failures == 0 {
+            wake = wake.min(left(now, self.leader_silence()));
+        }
+        self.watch_retry(now).map_or(wake, |retry| wake.min(retry))
+    }
+
+    /// Starts to give the lock back, which is done only as far as a get shows that it is ours.
+    pub(super) fn start_release(&mut self, now: Now, outcome: Option<Outcome>) {
+        self.forget_request();
+        self.phase = Phase::Releasing(Release {
+            until: now.at.plus(self.settings.renew_deadline.min(RELEASE_TIME)),
+            next: now.at,
+            ours: None,
+            outcome,
+        });
+    }
+
+    pub(super) fn release_answered(&mut self, now: Now, answer: Result<Reply, Failure>) {
+        let Phase::Releasing(release) = &mut self.phase else {
+            return;
+        };
+        let outcome = release.outcome.clone();
+        match answer {
+            Ok(Reply::Written(_)) => self.over(outcome.unwrap_or(Outcome::Released)),
+            Ok(Reply::Found(Some(found))) if self.sent.iter().any(|(_, sent)| *sent == found.record) => {
+                release.ours = Some((found.version, found.record.transitions));
+            }
+            // Cleared, taken or deleted: there is nothing of ours to give back.
+            Ok(Reply::Found(_)) => self.over(outcome.unwrap_or(Outcome::Released)),
+            Err(failure) => {
+                release.ours = None;
+                if failure != Failure::Conflict {
+                    release.next = now.at.plus(FIRST_RETRY);
+                }
+            }
+        }
+    }
+
+    pub(super) fn plan_release(&mut self, now: Now) {
+        let Phase::Releasing(release) = &self.phase else {
+            return;
+        };
+        let time = left(now, release.until);
+        if time.is_zero() {
+            let failure = self.failing.as_ref().map(|(_, failure)| failure.clone());
+            let outcome = release.outcome.clone().unwrap_or(Outcome::NotReleased(failure));
+            return self.over(outcome);
+        }
+        if self.pending.is_some() || !reached(now, release.next) {
+            return;
+        }
+        match &release.ours {
+            Some((version, transitions)) => {
+                let record = Record::released(*transitions, self.renew_time(now));
+                self.request(now, Request::Update(record, version.clone()), time);
+            }
+            None => self.request(now, Request::Get, time),
+        }
+    }
+
+    pub(super) fn wake_release(&self, now: Now, release: &Release) -> Duration {
+        let next = if self.pending.is_none() { left(now, release.next) } else { Duration::MAX };
+        left(now, release.until).min(next)
+    }
+
+    /// Forgets what was sent before S: none of it can be the latest version any more.
+    fn forget_before(&mut self, since: Instant) {
+        self.sent.retain(|(at, _)| at.boot >= since.boot);
+    }
+}

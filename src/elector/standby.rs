@@ -1,0 +1,419 @@
+//! Contending: watch the lock, and take it when it is free or has expired.
+
+use super::*;
+
+/// How long an empty lock is left alone, so that a leader whose lock was cleared by mistake writes first.
+const YIELD: Duration = Duration::from_millis(10);
+/// The random delay after that, for the case that nobody else is waiting...
+const CROWD_DELAY: Duration = Duration::from_millis(10);
+/// ...and how often each put lost to a crowd may double it.
+const CROWD_DOUBLINGS: u32 = 6;
+
+/// What a standby knows of the lock.
+#[derive(Debug, Default)]
+enum Known {
+    /// Nothing yet.
+    #[default]
+    Nothing,
+    /// It is not there. Seen held and then vanished: since when, and how long to wait for its holder.
+    Absent(Option<(Instant, Duration)>),
+    /// It is there.
+    Present(Present),
+}
+
+#[derive(Debug)]
+struct Present {
+    record: Record,
+    version: Version,
+    /// When we first knew the record like this: after the answer or event that showed it.
+    since: Instant,
+    /// When it may be taken without waiting for its expiry.
+    take_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Standby {
+    started: Instant,
+    known: Known,
+    /// The version is not the latest: look before anything else.
+    stale: bool,
+    /// No request before this, after one that failed.
+    not_before: Option<Instant>,
+    /// When to look again while the lock cannot be watched.
+    poll_at: Instant,
+    /// Since when these verbs are refused.
+    refused: Vec<(Verb, Instant)>,
+    /// Puts lost to other standbys, forgotten one by one.
+    crowd: u32,
+    /// A write of ours may have been carried out without our knowing.
+    unclear: bool,
+    /// Writes that failed in a row, not counting conflicts.
+    misses: u32,
+    /// The highest number of transitions seen, so that deletion does not lower it.
+    transitions: Option<i64>,
+    /// Whether the record changed while we looked.
+    changed: bool,
+    /// A request was answered or failed: the lock has been tried.
+    tried: bool,
+    /// A request was answered: there is a server, and the settings are right.
+    answered: bool,
+    /// The last holder people were told of.
+    said: Option<String>,
+}
+
+impl Standby {
+    pub(super) fn new(now: Instant) -> Standby {
+        Standby {
+            started: now,
+            known: Known::Nothing,
+            stale: false,
+            not_before: None,
+            poll_at: now,
+            refused: Vec::new(),
+            crowd: 0,
+            unclear: false,
+            misses: 0,
+            transitions: None,
+            changed: false,
+            tried: false,
+            answered: false,
+            said: None,
+        }
+    }
+
+    /// Begins anew with a look at the lock.
+    pub(super) fn look_again(&mut self) {
+        self.known = Known::Nothing;
+        self.stale = false;
+    }
+
+    fn version(&self) -> Option<&Version> {
+        match &self.known {
+            Known::Present(present) => Some(&present.version),
+            _ => None,
+        }
+    }
+}
+
+impl Elector {
+    /// Takes in what the lock said. `got`: by a get, and so not older than anything known.
+    pub(super) fn observe(&mut self, now: Now, seen: Observation, got: bool) {
+        let ours = self.is_ours(&seen.record);
+        let standby = &mut self.standby;
+        let first_look = matches!(standby.known, Known::Nothing);
+        if let Known::Present(present) = &mut standby.known {
+            if !got && !present.version.is_before(&seen.version) {
+                return;
+            }
+            if present.record == seen.record && present.version.uid == seen.version.uid {
+                // Only metadata changed: that extends nobody's lease, but the next write needs the version.
+                present.version = seen.version;
+                if ours {
+                    present.take_at = Some(now.at);
+                }
+                return;
+            }
+            // Somebody took the empty lock before our own delay was over: the crowd is smaller than feared.
+            if present.record.is_free() && !seen.record.is_free() {
+                standby.crowd = standby.crowd.saturating_sub(1);
+            }
+        }
+        if !ours {
+            // Whatever we sent was meant for an earlier version, and can no longer be carried out.
+            self.sent.clear();
+        }
+        standby.changed |= !first_look;
+        standby.transitions = standby.transitions.max(Some(seen.record.transitions));
+        let resumes = first_look && self.settings.resume && seen.record.holder == self.settings.identity;
+        let take_at = if ours || resumes {
+            Some(now.at)
+        } else if seen.record.is_free() {
+            let width = CROWD_DELAY * 2u32.pow(standby.crowd.min(CROWD_DOUBLINGS));
+            Some(now.at.plus(YIELD + self.random.within(width)))
+        } else {
+            None
+        };
+        if take_at.is_none() && standby.said.as_ref() != Some(&seen.record.holder) {
+            standby.said = Some(seen.record.holder.clone());
+            let lease = seen.record.lease_duration(self.settings.lease_duration);
+            self.out.push(Action::Say(Notice::Waiting(seen.record.clone(), lease)));
+        }
+        standby.known = Known::Present(Present { record: seen.record, version: seen.version, since: now.at, take_at });
+    }
+
+    /// The lock is not there, as a get or an event (then with the version that was deleted) said.
+    pub(super) fn vanished(&mut self, now: Now, deleted: Option<Version>) {
+        let own = self.settings.lease_duration;
+        let wait = match &self.standby.known {
+            Known::Present(present) => {
+                if deleted.is_some_and(|d| d.is_before(&present.version)) {
+                    return;
+                }
+                self.standby.changed = true;
+                // Its holder may still lead, and will create it again: give it as long as a lease lasts.
+                (!present.record.is_free()).then(|| (now.at, present.record.lease_duration(own).max(own)))
+            }
+            Known::Absent(wait) => *wait,
+            Known::Nothing => None,
+        };
+        self.standby.known = Known::Absent(wait);
+    }
+
+    pub(super) fn standby_answered(&mut self, now: Now, pending: Pending, answer: Result<Reply, Failure>) {
+        self.standby.tried = true;
+        let verb = pending.request.verb();
+        match answer {
+            Ok(reply) => {
+                self.standby.answered = true;
+                self.standby.refused.retain(|(v, _)| *v != verb);
+                match reply {
+                    Reply::Written(version) => self.won(now, pending, version),
+                    Reply::Found(found) => self.looked(now, found),
+                }
+            }
+            Err(failure) => self.standby_failed(now, pending, failure),
+        }
+    }
+
+    /// The answer to a get: nothing is newer, so an expired lock may be taken on exactly this version.
+    fn looked(&mut self, now: Now, found: Option<Observation>) {
+        let missed = self.watching()
+            && match (&self.standby.known, &found) {
+                (Known::Present(known), Some(found)) => known.record != found.record,
+                (Known::Present(_), None) | (Known::Absent(_), Some(_)) => true,
+                _ => false,
+            };
+        if missed && !self.standby.stale {
+            // The watch should have told us: it is dead or far behind.
+            self.watch = Watch::Closed;
+        }
+        self.standby.stale = false;
+        self.standby.unclear = false;
+        self.standby.poll_at = self.poll_time(now);
+        match found {
+            Some(found) => self.observe(now, found, true),
+            None => self.vanished(now, None),
+        }
+        self.plan_standby(now, true);
+    }
+
+    fn standby_failed(&mut self, now: Now, pending: Pending, failure: Failure) {
+        let write = pending.is_write();
+        // Whatever became of a write, look before the next one.
+        self.standby.stale |= write;
+        self.standby.unclear |= write && matches!(failure, Failure::Timeout | Failure::Unclear(_));
+        let pause = if failure == Failure::Conflict {
+            self.standby.crowd = (self.standby.crowd + 1).min(CROWD_DOUBLINGS);
+            self.random.within(CROWD_DELAY * 2u32.pow(self.standby.crowd))
+        } else if write && failure == Failure::Timeout {
+            // It has had its time already.
+            Duration::ZERO
+        } else if write && self.standby.misses == 0 {
+            FIRST_RETRY
+        } else {
+            left(now, self.poll_time(now))
+        };
+        self.standby.misses += u32::from(write && failure != Failure::Conflict);
+        self.standby.not_before = Some(now.at.plus(pause));
+        match failure {
+            Failure::Refused(verb, _) => {
+                self.standby.answered = true;
+                let known = self.standby.refused.iter().find(|(v, _)| *v == verb);
+                let since = known.map_or(now.at, |(_, since)| *since);
+                if known.is_none() {
+                    self.standby.refused.push((verb, now.at));
+                }
+                if now.at.leader_since(since) >= self.settings.renew_deadline {
+                    self.over(Outcome::Failed(failure));
+                }
+            }
+            Failure::Rejected(_) => self.over(Outcome::Failed(failure)),
+            Failure::Unusable(_) if !self.standby.answered => self.over(Outcome::Failed(failure)),
+            _ => {}
+        }
+    }
+
+    /// Our own conditional write succeeded: nothing else makes a leader.
+    fn won(&mut self, now: Now, pending: Pending, version: Version) {
+        self.standby.crowd = 0;
+        let (Request::Create(record) | Request::Update(record, _)) = pending.request else {
+            return;
+        };
+        self.start_term(now, pending.at, record, version);
+        if self.finishing {
+            self.start_release(now, None);
+        }
+    }
+
+    /// Does what is due. `fresh`: what is known comes from a get of this very moment.
+    pub(super) fn plan_standby(&mut self, now: Now, fresh: bool) {
+        if !matches!(self.phase, Phase::Standby) || self.pending.as_ref().is_some_and(Pending::is_write) {
+            // An acquiring write is never abandoned, neither by a signal nor by `wait`.
+            return;
+        }
+        let end = if self.finishing {
+            Some(Outcome::Stopped)
+        } else {
+            let waited = self.wait_left(now).is_some_and(|left| left.is_zero());
+            waited.then(|| Outcome::GaveUp(self.gave_up()))
+        };
+        match end {
+            // A write may have won without our knowing: give the lock back if it did.
+            Some(outcome) if self.standby.unclear => return self.start_release(now, Some(outcome)),
+            Some(outcome) => return self.over(outcome),
+            None => {}
+        }
+        if self.pending.is_some() {
+            return;
+        }
+        match self.standby.not_before {
+            Some(at) if !reached(now, at) => {}
+            _ => {
+                self.standby.not_before = None;
+                self.plan_request(now, fresh);
+            }
+        }
+        if self.pending.is_none() && self.wants_watch(now) {
+            let from = self.standby.version().cloned();
+            self.plan_watch(now, from);
+        }
+    }
+
+    /// A lock that is about to be taken needs no watch: the leader opens its own.
+    fn wants_watch(&self, now: Now) -> bool {
+        self.take_left(now).is_none() && !matches!(self.standby.known, Known::Nothing)
+    }
+
+    fn plan_request(&mut self, now: Now, fresh: bool) {
+        let timeout = self.wait_left(now).unwrap_or(Duration::MAX);
+        let look = self.standby.stale
+            || matches!(self.standby.known, Known::Nothing)
+            || if self.watching() {
+                left(now, self.silence_at()).is_zero()
+            } else {
+                reached(now, self.standby.poll_at)
+            };
+        if !self.standby.stale && self.take_left(now).is_some_and(|left| left.is_zero()) {
+            return self.take(now);
+        }
+        if self.expiry_left(now).is_some_and(|left| left.is_zero()) {
+            // Expired as far as we know. Only a get of this moment proves that the watch did not miss a
+            // renewal, and the write on its version that nobody renews meanwhile.
+            return if fresh { self.take(now) } else { self.request(now, Request::Get, timeout) };
+        }
+        if look && !fresh && (self.take_left(now).is_none() || self.standby.stale) {
+            self.request(now, Request::Get, timeout);
+        }
+    }
+
+    fn take(&mut self, now: Now) {
+        let (record, version) = match &self.standby.known {
+            // A write of ours whose answer was lost: the same term goes on, with a new S.
+            Known::Present(p) if self.is_ours(&p.record) => {
+                let record = self.record(now, p.record.acquire_time.clone(), p.record.transitions);
+                (record, Some(p.version.clone()))
+            }
+            known => {
+                let transitions = self.standby.transitions.map_or(0, |t| t.saturating_add(1));
+                let version = match known {
+                    Known::Present(present) => Some(present.version.clone()),
+                    _ => None,
+                };
+                // Its fraction of a second is random: two processes that were given one identity and
+                // start in the same microsecond must not write the same record.
+                let second = now.wall.0 - now.wall.0.rem_euclid(1_000_000);
+                let acquired = Wall(second + (self.random.next() % 1_000_000) as i64);
+                (self.record(now, acquired.micro_time(), transitions), version)
+            }
+        };
+        self.write(now, record, version, Duration::MAX);
+    }
+
+    /// How long until the lock may be taken without an expiry, if that is so.
+    fn take_left(&self, now: Now) -> Option<Duration> {
+        match &self.standby.known {
+            Known::Present(present) => present.take_at.map(|at| left(now, at)),
+            Known::Absent(None) => Some(Duration::ZERO),
+            Known::Absent(Some((since, wait))) => {
+                let left = wait.saturating_sub(now.at.standby_since(*since));
+                left.is_zero().then_some(left)
+            }
+            Known::Nothing => None,
+        }
+    }
+
+    /// How long until the lock expires, as far as we know.
+    fn expiry_left(&self, now: Now) -> Option<Duration> {
+        match &self.standby.known {
+            Known::Present(Present { take_at: None, record, since, .. }) => {
+                let lease = record.lease_duration(self.settings.lease_duration);
+                Some(lease.saturating_sub(now.at.standby_since(*since)))
+            }
+            _ => None,
+        }
+    }
+
+    /// When the watch has been silent for so long that a get is due.
+    fn silence_at(&self) -> Instant {
+        let own = self.settings.lease_duration;
+        let lease = match &self.standby.known {
+            Known::Present(present) => present.record.lease_duration(own).min(own),
+            _ => own,
+        };
+        self.heard.plus(lease / 2)
+    }
+
+    fn wait_left(&self, now: Now) -> Option<Duration> {
+        let wait = self.settings.wait?;
+        if wait.is_zero() && !self.standby.tried {
+            return None;
+        }
+        // A lock found free at the one try is still taken.
+        if wait.is_zero() && self.take_left(now).is_some() && !self.standby.stale {
+            return None;
+        }
+        Some(wait.saturating_sub(now.at.leader_since(self.standby.started)))
+    }
+
+    /// As client-go polls: evenly from one to 2.2 retry periods.
+    fn poll_time(&mut self, now: Now) -> Instant {
+        let period = self.settings.retry_period;
+        now.at.plus(period + self.random.within(period.mul_f64(1.2)))
+    }
+
+    fn gave_up(&self) -> GaveUp {
+        let own = self.settings.lease_duration;
+        let record = match &self.standby.known {
+            Known::Present(present) => Some(present.record.clone()),
+            _ => None,
+        };
+        GaveUp {
+            lease_duration: record.as_ref().map_or(own, |r| r.lease_duration(own)),
+            record,
+            changed: self.standby.changed,
+            failure: self.failing.as_ref().map(|(_, failure)| failure.clone()),
+        }
+    }
+
+    pub(super) fn wake_standby(&self, now: Now) -> Option<Duration> {
+        let wait = self.wait_left(now).filter(|_| !self.pending.as_ref().is_some_and(Pending::is_write));
+        if self.pending.is_some() {
+            return wait;
+        }
+        let next = if let Some(at) = self.standby.not_before {
+            Some(left(now, at))
+        } else if let Some(left) = self.take_left(now) {
+            Some(left)
+        } else {
+            let look = if self.watching() { self.silence_at() } else { self.standby.poll_at };
+            let absent = match &self.standby.known {
+                Known::Absent(Some((since, wait))) => Some(wait.saturating_sub(now.at.standby_since(*since))),
+                _ => None,
+            };
+            let moments = [self.expiry_left(now), absent, Some(left(now, look))];
+            moments.into_iter().flatten().min()
+        };
+        let watch = self.watch_retry(now).filter(|_| self.wants_watch(now));
+        wait.into_iter().chain(next).chain(watch).min()
+    }
+}

@@ -1,0 +1,2 @@
+//! leader-run.
+fn main() {}

@@ -1,0 +1,157 @@
+//! The election record: reading leniently, writing exactly.
+
+use crate::clock::Wall;
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// What a lock says: who holds it, for how long, since when.
+///
+/// Its times are kept as the text that was read: a standby looks only at whether they *change*
+/// (client-go's rule), because the clock that wrote them may be wrong by hours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The leader's identity; empty when the lock is free.
+    pub holder: String,
+    /// In whole seconds. `None` where the record has none, or one that cannot be meant (zero, negative).
+    pub lease_seconds: Option<u32>,
+    /// When the holder acquired the lock, by its wall clock; empty where there is none.
+    pub acquire_time: String,
+    /// When the holder last renewed, by its wall clock; empty where there is none.
+    pub renew_time: String,
+    /// How often the lock changed hands.
+    pub transitions: i64,
+}
+
+impl Record {
+    /// Whether nobody holds the lock.
+    pub fn is_free(&self) -> bool {
+        self.holder.is_empty()
+    }
+
+    /// How long the record is valid after it last changed; `own` where it does not say.
+    pub fn lease_duration(&self, own: Duration) -> Duration {
+        self.lease_seconds.map_or(own, |s| Duration::from_secs(s.into()))
+    }
+
+    /// The record a leader leaves behind: client-go's since 1.20, the one shape that no peer chokes on.
+    pub fn released(transitions: i64, at: Wall) -> Record {
+        Record {
+            holder: String::new(),
+            lease_seconds: Some(1),
+            acquire_time: at.micro_time(),
+            renew_time: at.micro_time(),
+            transitions,
+        }
+    }
+
+    /// Reads a Lease's `spec`, field by field: whatever is missing, null or odd counts as not there.
+    pub fn from_lease_spec(spec: Option<&Value>) -> Record {
+        let text = |key| {
+            let value = spec.and_then(|s| s.get(key)).and_then(Value::as_str);
+            value.unwrap_or_default().to_owned()
+        };
+        let number = |key| spec.and_then(|s| s.get(key)).and_then(lenient_number);
+        Record {
+            holder: text("holderIdentity"),
+            lease_seconds: number("leaseDurationSeconds")
+                .filter(|n| *n > 0)
+                .map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+            acquire_time: text("acquireTime"),
+            renew_time: text("renewTime"),
+            transitions: number("leaseTransitions").unwrap_or(0).max(0),
+        }
+    }
+
+    /// Writes the five fields into a Lease's `spec` and keeps those it does not know.
+    ///
+    /// `strategy` and `preferredHolder` are cleared, as every client does that is not part of a
+    /// coordinated election: left in place they would ask this leader to step down.
+    pub fn into_lease_spec(&self, spec: &mut Map<String, Value>) {
+        spec.insert("holderIdentity".into(), self.holder.clone().into());
+        spec.insert("leaseDurationSeconds".into(), self.lease_seconds.unwrap_or(1).into());
+        spec.insert("acquireTime".into(), self.acquire_time.clone().into());
+        spec.insert("renewTime".into(), self.renew_time.clone().into());
+        spec.insert("leaseTransitions".into(), self.transitions.into());
+        spec.remove("strategy");
+        spec.remove("preferredHolder");
+    }
+}
+
+/// A number, also when somebody wrote it as a float or a string.
+fn lenient_number(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(n) => n.as_i64().or_else(|| n.as_f64().map(|f| f as i64)),
+        Value::String(s) => s.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn held() -> Record {
+        Record {
+            holder: "host-a_9b2f".into(),
+            lease_seconds: Some(15),
+            acquire_time: "2026-11-21T07:00:00.000000Z".into(),
+            renew_time: "2026-11-21T07:00:10.000000Z".into(),
+            transitions: 3,
+        }
+    }
+
+    #[test]
+    fn l1_spec_and_record_round_trip() {
+        let mut spec = Map::new();
+        held().into_lease_spec(&mut spec);
+        let spec = Value::Object(spec);
+        assert_eq!(Record::from_lease_spec(Some(&spec)), held());
+        assert_eq!(
+            spec,
+            json!({"holderIdentity": "host-a_9b2f", "leaseDurationSeconds": 15, "leaseTransitions": 3,
+                   "acquireTime": "2026-11-21T07:00:00.000000Z", "renewTime": "2026-11-21T07:00:10.000000Z"})
+        );
+    }
+
+    #[test]
+    fn x4_a_lease_duration_that_cannot_be_meant_counts_as_missing() {
+        for odd in [json!(null), json!(0), json!(-5), json!("soon"), json!({}), json!([15])] {
+            let record = Record::from_lease_spec(Some(&json!({"holderIdentity": "a", "leaseDurationSeconds": odd})));
+            assert_eq!(record.lease_seconds, None, "{odd}");
+            assert_eq!(record.lease_duration(Duration::from_secs(15)), Duration::from_secs(15));
+        }
+        for (text, seconds) in [(json!("17"), 17), (json!(15.9), 15), (json!(9_999_999_999_i64), u32::MAX)] {
+            let record = Record::from_lease_spec(Some(&json!({"leaseDurationSeconds": text})));
+            assert_eq!(record.lease_seconds, Some(seconds));
+        }
+    }
+
+    #[test]
+    fn x1_every_lease_shape_that_peers_write_is_read() {
+        let free = [
+            json!(null),
+            json!({}),
+            json!({"leaseTransitions": 4}),
+            json!({"acquireTime": "2026-11-21T07:00:00.000000Z", "leaseDurationSeconds": 20}),
+            json!({"holderIdentity": null}),
+            json!({"holderIdentity": "", "leaseDurationSeconds": 0, "acquireTime": null, "renewTime": null}),
+        ];
+        for spec in free {
+            assert!(Record::from_lease_spec(Some(&spec)).is_free(), "{spec}");
+        }
+        assert!(Record::from_lease_spec(None).is_free());
+        let elected = json!({"holderIdentity": "cand-1", "leaseDurationSeconds": 5, "strategy": "OldestEmulationVersion",
+                             "renewTime": "2026-11-21T07:00:00.000000Z"});
+        let record = Record::from_lease_spec(Some(&elected));
+        assert_eq!((record.holder.as_str(), record.transitions), ("cand-1", 0));
+    }
+
+    #[test]
+    fn a_write_keeps_what_it_does_not_know_and_clears_what_asks_to_step_down() {
+        let mut spec = json!({"strategy": "OldestEmulationVersion", "preferredHolder": "b", "later": {"a": 1}});
+        held().into_lease_spec(spec.as_object_mut().unwrap());
+        assert_eq!(spec["later"], json!({"a": 1}));
+        assert!(spec.get("strategy").is_none() && spec.get("preferredHolder").is_none());
+    }
+}

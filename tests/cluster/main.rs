@@ -1,0 +1,61 @@
+//! Black-box tests against a real kube-apiserver and etcd: both are started once, every test gets a
+//! namespace of its own in them, and both are gone when the last test has ended.
+
+mod apiserver;
+mod faults;
+mod harness;
+mod namespace;
+mod proxy;
+mod tls;
+
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use apiserver::Cluster;
+use libtest_mimic::{Arguments, Trial};
+
+/// A test and its name. It fails by panicking.
+type Test = (&'static str, fn(&Cluster));
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The tests mostly wait, so more of them than there are processors run well side by side.
+    arguments.test_threads.get_or_insert(8);
+
+    let tests = [harness::TESTS].concat();
+    // Started here, in the main thread: the servers die with the thread that started them.
+    let cluster = (!arguments.list).then(|| Arc::new(Cluster::start()));
+    let trials = tests.into_iter().map(|test| trial(test, cluster.clone()));
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+
+    if let Some(cluster) = cluster.and_then(Arc::into_inner) {
+        if conclusion.has_failed() {
+            eprintln!("{}", cluster.logs());
+        }
+        cluster.stop();
+    }
+    conclusion.exit_code()
+}
+
+fn trial((name, test): Test, cluster: Option<Arc<Cluster>>) -> Trial {
+    Trial::test(name, move || {
+        test(&cluster.expect("started unless tests are only listed"));
+        Ok(())
+    })
+}
+
+/// Waits until `probe` finds something, and panics with `what` was awaited if that takes too long.
+fn wait_for<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
