@@ -1,0 +1,98 @@
+//! The process tree: a guard process that is its parent, and the handle leader-run holds of it.
+
+pub mod guard;
+mod shell;
+pub mod signal;
+pub mod spawn;
+pub mod tree;
+pub mod wire;
+
+use crate::sys::{self, Watched};
+use guard::{FromGuard, ToGuard};
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, getpid};
+use spawn::Plan;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use tokio::io::unix::AsyncFd;
+
+/// The guard process, before there is a runtime to talk to it.
+#[derive(Debug)]
+pub struct Forked {
+    socket: OwnedFd,
+    pid: Pid,
+}
+
+/// Forks the guard. To be called before any thread, runtime or connection exists.
+///
+/// # Errors
+/// Whatever kept the system from giving us a socket pair or another process.
+pub fn fork_guard(plan: Plan, stop_signal: i32) -> io::Result<Forked> {
+    sys::reset_sigchld();
+    // Should the guard die, its orphans become ours to kill.
+    prctl::set_child_subreaper(true)?;
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
+    let parent = getpid();
+    match sys::fork()? {
+        ForkResult::Parent { child } => Ok(Forked { socket: ours, pid: child }),
+        ForkResult::Child => {
+            drop(ours);
+            shell::run(theirs, plan, stop_signal, parent)
+        }
+    }
+}
+
+/// leader-run's end of the socket pair to its guard.
+#[derive(Debug)]
+pub struct Guard {
+    socket: AsyncFd<Watched<OwnedFd>>,
+    pid: Pid,
+}
+
+impl Guard {
+    /// Takes the guard into the runtime of the caller.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch one more descriptor.
+    pub fn new(forked: Forked) -> io::Result<Guard> {
+        Ok(Guard { socket: sys::watch(forked.socket)?, pid: forked.pid })
+    }
+
+    /// Tells the guard. Never waits: a guard that does not read is found out by its missing
+    /// acknowledgement, one that is dead by [`Guard::receive`].
+    pub fn send(&self, message: &ToGuard) {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let _ = send(self.socket.as_raw_fd(), &message.encode(), flags);
+    }
+
+    /// Waits for what the guard says next; `None` when it is dead or talks nonsense.
+    pub async fn receive(&self) -> Option<FromGuard> {
+        let mut packet = [0; 64];
+        loop {
+            let mut ready = self.socket.readable().await.ok()?;
+            match recv(self.socket.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => return FromGuard::decode(&packet[..length]),
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(Errno::EINTR) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Kills the guard and everything below us, and returns when nothing of it is left.
+    pub fn kill_everything(&self) {
+        let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
+        tree::kill_until_alone();
+    }
+
+    /// Ends a guard that has nothing to guard any more.
+    pub fn dismiss(self) {
+        let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
+        let _ = waitpid(self.pid, None);
+    }
+}

@@ -1,0 +1,112 @@
+//! leader-run's own signals, read from a descriptor instead of handled.
+
+use crate::sys::{self, Watched};
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::io;
+use tokio::io::unix::AsyncFd;
+
+/// What is handed on to the child. Not among them: what cannot be caught, what reports a fault of our own,
+/// SIGCHLD, and the terminal's stop signals.
+const FORWARDED: [Signal; 15] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+    Signal::SIGCONT,
+    Signal::SIGPIPE,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGURG,
+    Signal::SIGPWR,
+];
+
+/// Blocks the signals that are handed on, so that none is lost from now on, and returns the mask as it
+/// was, for the child.
+///
+/// # Errors
+/// None in practice: the calls fail only for arguments that are wrong.
+pub fn block() -> io::Result<SigSet> {
+    let mut before = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&forwarded()), Some(&mut before))?;
+    Ok(before)
+}
+
+fn forwarded() -> SigSet {
+    // The real-time signals have no names in nix: take them from the full set.
+    let mut set = SigSet::all();
+    for signal in Signal::iterator() {
+        set.remove(signal);
+    }
+    for signal in FORWARDED {
+        set.add(signal);
+    }
+    set
+}
+
+/// The stream of blocked signals.
+#[derive(Debug)]
+pub struct Signals(AsyncFd<Watched<SignalFd>>);
+
+impl Signals {
+    /// Opens it in the runtime of the caller, after [`block`].
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn open() -> io::Result<Signals> {
+        let fd = SignalFd::with_flags(&forwarded(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Signals(sys::watch(fd)?))
+    }
+
+    /// Waits for the next signal, by its number.
+    pub async fn next(&self) -> i32 {
+        loop {
+            let Ok(mut ready) = self.0.readable().await else {
+                return std::future::pending().await;
+            };
+            match self.0.get_ref().read_signal() {
+                Ok(Some(info)) => return info.ssi_signo as i32,
+                _ => ready.clear_ready(),
+            }
+        }
+    }
+}
+
+/// The number of a signal by its name, with or without `SIG`, or by its number.
+pub fn parse(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=libc::SIGRTMAX()).contains(&number).then_some(number);
+    }
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32)
+}
+
+/// The name of a signal, without `SIG`, or its number where it has none.
+pub fn name(signal: i32) -> String {
+    let name = Signal::try_from(signal).map(|signal| signal.as_str());
+    name.map_or_else(|_| signal.to_string(), |name| name.trim_start_matches("SIG").to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_known_by_name_and_number() {
+        for text in ["TERM", "term", "SIGTERM", "sigterm", "15"] {
+            assert_eq!(parse(text), Some(15), "{text}");
+        }
+        assert_eq!(parse("64"), Some(64));
+        for text in ["", "SIG", "KABOOM", "0", "-9", "65"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        assert_eq!((name(15), name(40)), ("TERM".to_owned(), "40".to_owned()));
+    }
+}

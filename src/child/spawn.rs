@@ -1,0 +1,140 @@
+//! Finding and starting the command.
+
+use crate::sys;
+use nix::errno::Errno;
+use nix::libc::{self, SIGKILL};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::unistd::{AccessFlags, Pid, access, getpgrp, getpid, getppid, setpgid, tcgetpgrp, tcsetpgrp};
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Prefix of the variables that are leader-run's own options.
+const OPTIONS: &[u8] = b"LEADER_RUN_";
+
+/// Why a command cannot be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// It is there, but is no program that this user may execute.
+    NotExecutable,
+    /// There is no such file.
+    NotFound,
+}
+
+/// Finds the command as a shell would: by its path where it has a slash, else in `PATH`.
+///
+/// # Errors
+/// Says what is wrong with it, so that it is known before contending.
+pub fn look_up(command: &OsStr) -> Result<PathBuf, Missing> {
+    if command.as_bytes().contains(&b'/') {
+        return executable(Path::new(command));
+    }
+    let mut missing = Missing::NotFound;
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    for folder in std::env::split_paths(&path) {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
+        match executable(&folder.join(command)) {
+            Ok(found) => return Ok(found),
+            Err(Missing::NotExecutable) => missing = Missing::NotExecutable,
+            Err(Missing::NotFound) => {}
+        }
+    }
+    Err(missing)
+}
+
+fn executable(path: &Path) -> Result<PathBuf, Missing> {
+    match path.metadata() {
+        Ok(file) if file.is_file() && access(path, AccessFlags::X_OK).is_ok() => Ok(path.to_owned()),
+        Ok(_) => Err(Missing::NotExecutable),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Missing::NotExecutable),
+        Err(_) => Err(Missing::NotFound),
+    }
+}
+
+/// What it takes to start the child, all of it known before contending.
+#[derive(Debug)]
+pub struct Plan {
+    /// The program to execute.
+    pub program: PathBuf,
+    /// The command as it was typed, which becomes its `argv[0]`.
+    pub name: OsString,
+    /// Its arguments, untouched.
+    pub args: Vec<OsString>,
+    /// The signal mask to give back to it: the one leader-run was started with.
+    pub mask: SigSet,
+    /// Whether it becomes the foreground process group of the terminal.
+    pub foreground: bool,
+}
+
+/// Whether leader-run is a terminal's foreground job whose standard input, output and error are all that
+/// terminal: then the child takes its place.
+pub fn is_foreground() -> bool {
+    let all = io::stdin().is_terminal() && io::stdout().is_terminal() && io::stderr().is_terminal();
+    all && tcgetpgrp(io::stdin()) == Ok(getpgrp())
+}
+
+/// Gives the terminal to this process group. A process of the background may do so only while SIGTTOU is
+/// blocked.
+pub fn give_terminal_to(group: Pid) {
+    let _ = tcsetpgrp(io::stdin(), group);
+}
+
+/// Starts the child with these additions to its environment.
+///
+/// # Errors
+/// The `errno` of the failed fork or exec.
+pub fn spawn(plan: &Plan, additions: &[String]) -> Result<Pid, i32> {
+    let mut command = Command::new(&plan.program);
+    command.arg0(&plan.name).args(&plan.args);
+    for (name, _) in std::env::vars_os() {
+        if name.as_bytes().starts_with(OPTIONS) {
+            command.env_remove(name);
+        }
+    }
+    command.envs(additions.iter().filter_map(|addition| addition.split_once('=')));
+    let (guard, mask, foreground) = (getpid(), plan.mask, plan.foreground);
+    sys::before_exec(&mut command, move || {
+        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        if foreground {
+            let mut ttou = SigSet::empty();
+            ttou.add(Signal::SIGTTOU);
+            sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ttou), None)?;
+            give_terminal_to(getpid());
+        }
+        // A backstop only: it is bound to the guard's one thread, and lost when the child changes its user.
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        if getppid() != guard {
+            // The guard died before that took effect.
+            sys::kill(getpid(), SIGKILL)?;
+        }
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
+        Ok(())
+    });
+    match command.spawn() {
+        Ok(child) => Ok(Pid::from_raw(child.id() as i32)),
+        Err(error) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
+    }
+}
+
+/// Whether this `errno` says that the system is short of something, rather than what is wrong with the command.
+pub fn is_shortage(errno: i32) -> bool {
+    matches!(Errno::from_raw(errno), Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_found_as_a_shell_finds_it() {
+        assert!(look_up(OsStr::new("sh")).unwrap().ends_with("sh"));
+        assert_eq!(look_up(OsStr::new("no-such-command-anywhere")), Err(Missing::NotFound));
+        assert_eq!(look_up(OsStr::new("/etc/no-such-file")), Err(Missing::NotFound));
+        assert_eq!(look_up(OsStr::new("/etc/passwd")), Err(Missing::NotExecutable));
+        assert_eq!(look_up(OsStr::new("/tmp")), Err(Missing::NotExecutable));
+    }
+}

@@ -1,0 +1,85 @@
+//! The only module with `unsafe`: the few calls that no library wraps safely.
+#![allow(unsafe_code)]
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::unistd::{ForkResult, Pid};
+use std::io;
+use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use tokio::io::unix::AsyncFd;
+
+/// Forks this process. Must be called while it has a single thread.
+pub fn fork() -> nix::Result<ForkResult> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, |tasks| tasks.count());
+    assert_eq!(threads, 1, "forking needs a single thread");
+    // SAFETY: with a single thread no lock can be held by another one, so the copy may do anything.
+    unsafe { nix::unistd::fork() }
+}
+
+/// Ends this process at once: no destructors, no flushing of buffers that the parent will flush too.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Sends a signal by its number, real-time signals included, which `nix::sys::signal::kill` has no names for.
+pub fn kill(pid: Pid, signal: i32) -> nix::Result<()> {
+    // SAFETY: kill only takes numbers.
+    Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
+}
+
+/// Reaps one child that has ended, without waiting: its process id and raw wait status. `None` when all
+/// that are left are alive. Unlike nix's, it knows children that died of a real-time signal.
+///
+/// # Errors
+/// ECHILD when there is no child at all.
+pub fn reap_one() -> nix::Result<Option<(Pid, i32)>> {
+    let mut status = 0;
+    // SAFETY: waitpid writes to a status that outlives the call.
+    let pid = Errno::result(unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::__WALL) })?;
+    Ok((pid != 0).then_some((Pid::from_raw(pid), status)))
+}
+
+/// Gives SIGCHLD its default again: inherited as ignored, it would lose every exit code.
+pub fn reset_sigchld() {
+    // SAFETY: SIG_DFL installs no handler of ours.
+    let _ = unsafe { nix::sys::signal::signal(nix::sys::signal::SIGCHLD, nix::sys::signal::SigHandler::SigDfl) };
+}
+
+/// Has `prepare` run in the new process right before it becomes the command. It may only make system
+/// calls: no allocation, no locks.
+pub fn before_exec(command: &mut Command, prepare: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
+    // SAFETY: the caller's closure makes system calls only, as said above.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// A descriptor that a runtime may watch: it is owned, so it stays what it is.
+#[derive(Debug)]
+pub struct Watched<T>(T);
+
+impl<T: AsFd> AsRawFd for Watched<T> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl<T> Deref for Watched<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// Has the caller's runtime watch this descriptor.
+///
+/// # Errors
+/// When the runtime cannot watch one more.
+pub fn watch<T: AsFd + Into<OwnedFd>>(fd: T) -> io::Result<AsyncFd<Watched<T>>> {
+    // SAFETY: what can be turned into an owned descriptor owns it, and gives out no other while it lives;
+    // `Watched` hands out shared references only, so it is not replaced.
+    Ok(unsafe { AsyncFd::register(Watched(fd)) }?)
+}
