@@ -6,6 +6,7 @@
 pub mod child;
 pub mod clock;
 pub mod elector;
+pub mod lock;
 pub mod record;
 pub mod store;
 pub mod sys;

@@ -1,0 +1,260 @@
+//! The kube client: the one place that builds it, and that reads errors.
+//!
+//! Differs from kube's default stack: no hidden retries, no Nagle delay, answers capped in size; and its
+//! configuration comes from where it is said to come from, in that order, without debug overrides.
+
+use crate::store::{Failure, Verb};
+use anyhow::{Context, Result, bail, ensure};
+use http_body_util::{BodyExt, Limited};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ConfigExt};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::Value;
+use std::error::Error;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tower::{BoxError, ServiceBuilder};
+
+/// No object with an election record is larger.
+pub const MAX_BODY: usize = 1024 * 1024;
+
+/// How to reach a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// This kubeconfig instead of what is found.
+    pub kubeconfig: Option<PathBuf>,
+    /// This context instead of the current one; a kubeconfig is needed then.
+    pub context: Option<String>,
+}
+
+/// A cluster's API, as one lock needs it.
+#[derive(Clone)]
+pub struct Client {
+    client: kube::Client,
+    server: String,
+}
+
+impl Client {
+    /// Connects nothing yet: reads the configuration and builds the client. Also returns the namespace that
+    /// the configuration names, if it names one.
+    ///
+    /// # Errors
+    /// One line about what is missing or wrong in the configuration.
+    pub async fn new(source: &Source) -> Result<(Client, Option<String>)> {
+        let (mut config, namespace) = configuration(source).await?;
+        check(&config)?;
+        let agent = concat!("leader-run/", env!("CARGO_PKG_VERSION"));
+        config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
+        let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_keepalive(Some(Duration::from_secs(30)));
+        let problem = || format!("cannot use the credentials for {server}");
+        let https = config.rustls_https_connector_with_connector(http).with_context(problem)?;
+        let service = ServiceBuilder::new()
+            .layer(config.base_uri_layer())
+            .option_layer(config.auth_layer().with_context(problem)?)
+            .layer(config.extra_headers_layer().with_context(problem)?)
+            .map_err(BoxError::from)
+            .service(legacy::Client::builder(TokioExecutor::new()).build(https));
+        let client = kube::Client::new(service, config.default_namespace);
+        Ok((Client { client, server }, namespace))
+    }
+
+    /// Sends one request and reads the whole answer: its status and JSON.
+    pub async fn send(&self, request: http::Request<Vec<u8>>) -> Result<(u16, Value), Failure> {
+        let response = self.client.send(request.map(Body::from)).await.map_err(|e| self.transport(&e))?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
+        let body = body.map_err(|e| Failure::Unclear(format!("{}: {}", self.server, root(&*e))))?.to_bytes();
+        // What is not JSON is an answer of something else than an API server.
+        let value = serde_json::from_slice(&body).unwrap_or_else(|_| Value::String(excerpt(&body)));
+        Ok((status, value))
+    }
+
+    /// Sends a request whose answer is a stream, and returns its status and body.
+    pub async fn stream(&self, request: http::Request<Vec<u8>>) -> Result<http::Response<Body>, Failure> {
+        self.client.send(request.map(Body::from)).await.map_err(|e| self.transport(&e))
+    }
+
+    fn transport(&self, error: &kube::Error) -> Failure {
+        let cause = root(error);
+        if cause.contains("invalid peer certificate") || cause.contains("certificate not valid") {
+            return Failure::Unusable(format!(
+                "cannot trust {}: {cause}; check the certificate-authority of the kubeconfig",
+                self.server
+            ));
+        }
+        Failure::Unclear(format!("cannot reach {}: {cause}", self.server))
+    }
+}
+
+/// `--kubeconfig`, `KUBECONFIG`, in-cluster, `~/.kube/config`, in this order.
+async fn configuration(source: &Source) -> Result<(kube::Config, Option<String>)> {
+    let given = source.kubeconfig.clone().map(|path| vec![path]);
+    let listed = || {
+        let paths: Vec<_> = std::env::split_paths(&std::env::var_os("KUBECONFIG")?).collect();
+        let paths: Vec<_> = paths.into_iter().filter(|path| !path.as_os_str().is_empty()).collect();
+        (!paths.is_empty()).then_some(paths)
+    };
+    if let Some(paths) = given.or_else(listed) {
+        return from_files(&paths, source).await;
+    }
+    if source.context.is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        let config = kube::Config::incluster_env().map_err(|e| {
+            let mounted = "is the service account's token mounted (automountServiceAccountToken)?";
+            anyhow::anyhow!("in a pod, but {}; {mounted}", one_line(&e))
+        })?;
+        let namespace = config.default_namespace.trim().to_owned();
+        return Ok((config, Some(namespace)));
+    }
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config"));
+    match home.filter(|path| path.exists()) {
+        Some(path) => from_files(&[path], source).await,
+        None => bail!(
+            "no cluster: give --kubeconfig or KUBECONFIG, or run in a pod (~/.kube/config does not exist); \
+             --lock file needs no cluster"
+        ),
+    }
+}
+
+async fn from_files(paths: &[PathBuf], source: &Source) -> Result<(kube::Config, Option<String>)> {
+    let names = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(":");
+    let mut merged = Kubeconfig::default();
+    for path in paths {
+        let read = Kubeconfig::read_from(path).and_then(|next| merged.clone().merge(next));
+        merged = read.map_err(|e| anyhow::anyhow!("cannot use kubeconfig {}: {}", path.display(), one_line(&e)))?;
+    }
+    let context = source.context.clone().or_else(|| merged.current_context.clone());
+    let Some(context) = context.filter(|name| !name.is_empty()) else {
+        bail!("kubeconfig {names} has no current-context; give --context");
+    };
+    let Some(named) = merged.contexts.iter().find(|named| named.name == context) else {
+        let known = merged.contexts.iter().map(|named| named.name.as_str()).collect::<Vec<_>>().join(", ");
+        bail!(
+            "kubeconfig {names} has no context {context:?}; it has {}",
+            if known.is_empty() { "none" } else { &known }
+        );
+    };
+    let namespace = named.context.as_ref().and_then(|c| c.namespace.clone()).filter(|n| !n.is_empty());
+    let options = KubeConfigOptions { context: Some(context), ..Default::default() };
+    let config = kube::Config::from_custom_kubeconfig(merged, &options).await;
+    let config = config.map_err(|e| anyhow::anyhow!("cannot use kubeconfig {names}: {}", one_line(&e)))?;
+    Ok((config, namespace))
+}
+
+/// Credentials are never sent to a server that nobody vouches for.
+fn check(config: &kube::Config) -> Result<()> {
+    ensure!(
+        !config.accept_invalid_certs,
+        "insecure-skip-tls-verify is refused: a lock is only as safe as its server; give its certificate-authority"
+    );
+    let host = config.cluster_url.host().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    let local = host == "localhost" || address.is_ok_and(|ip| ip.is_loopback());
+    ensure!(
+        config.cluster_url.scheme_str() == Some("https") || local,
+        "{} is refused: without https anybody on the way could answer",
+        config.cluster_url
+    );
+    Ok(())
+}
+
+/// What an answer that is no success means for a request of this verb. `subject` is what was to be done,
+/// `update lease ops/cronworker`; `needs` what a Role has to grant.
+pub fn failure(verb: Verb, subject: &str, needs: &str, status: u16, answer: &Value) -> Failure {
+    let message = answer.get("message").and_then(Value::as_str).or(answer.as_str()).unwrap_or_default();
+    let message = excerpt(message.as_bytes());
+    let reason = answer.get("reason").and_then(Value::as_str).unwrap_or_default();
+    match (status, verb) {
+        (401, _) => {
+            Failure::Refused(verb, format!("cannot {subject}: the server does not accept the credentials (401)"))
+        }
+        (403, _) => {
+            // `... is forbidden: User "system:serviceaccount:ops:default" cannot update resource ...`
+            let user = message.split_once("User \"").and_then(|(_, rest)| rest.split('"').next());
+            Failure::Refused(
+                verb,
+                match user {
+                    Some(user) => format!("cannot {subject}: forbidden for {user}; it needs {needs}"),
+                    None => format!("cannot {subject}: forbidden: {message}"),
+                },
+            )
+        }
+        (404, Verb::Create) => {
+            let kind = answer.pointer("/details/kind").and_then(Value::as_str);
+            let name = answer.pointer("/details/name").and_then(Value::as_str).unwrap_or_default();
+            match kind {
+                Some("namespaces") => Failure::Rejected(format!("cannot {subject}: namespace {name:?} does not exist")),
+                _ => Failure::Rejected(format!("cannot {subject}: {message} (404)")),
+            }
+        }
+        (404 | 409, Verb::Update) | (409, Verb::Create) if reason != "Forbidden" => Failure::Conflict,
+        (400 | 404 | 405 | 406 | 413 | 415 | 422, _) => {
+            Failure::Rejected(format!("cannot {subject}: {message} ({status})"))
+        }
+        (429, _) => Failure::Busy(format!("cannot {subject}: the server is busy: {message} (429)")),
+        _ => Failure::Unclear(format!("cannot {subject}: {message} ({status})")),
+    }
+}
+
+/// The error at the bottom, which says what happened; those above it only say where.
+fn root(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    one_line(cause)
+}
+
+fn one_line(error: &dyn Error) -> String {
+    excerpt(error.to_string().lines().next().unwrap_or_default().as_bytes())
+}
+
+/// Text from outside, as one line of bounded length without control characters.
+fn excerpt(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect::<String>().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn update(status: u16, answer: Value) -> Failure {
+        failure(Verb::Update, "update lease ops/a", "get, create, update and watch on leases", status, &answer)
+    }
+
+    #[test]
+    fn a_refusal_names_who_may_not_do_what_and_what_it_needs() {
+        let answer = json!({"message": "leases \"a\" is forbidden: User \"system:serviceaccount:ops:default\" cannot \
+            update resource \"leases\" in API group \"coordination.k8s.io\"", "reason": "Forbidden"});
+        let text = "cannot update lease ops/a: forbidden for system:serviceaccount:ops:default; \
+                    it needs get, create, update and watch on leases";
+        assert_eq!(update(403, answer), Failure::Refused(Verb::Update, text.into()));
+    }
+
+    #[test]
+    fn a_404_on_a_write_means_that_it_was_deleted_or_that_the_namespace_is_missing() {
+        assert_eq!(update(404, json!({"reason": "NotFound"})), Failure::Conflict);
+        assert_eq!(update(409, json!({"reason": "Conflict"})), Failure::Conflict);
+        let missing = json!({"message": "namespaces \"x\" not found", "details": {"kind": "namespaces", "name": "x"}});
+        let create = failure(Verb::Create, "create lease x/a", "", 404, &missing);
+        assert_eq!(create, Failure::Rejected("cannot create lease x/a: namespace \"x\" does not exist".into()));
+    }
+
+    #[test]
+    fn answers_of_proxies_are_one_bounded_line_without_control_characters() {
+        let Failure::Unclear(text) = update(502, Value::String(excerpt("<html>\n\u{1b}[31m".repeat(100).as_bytes())))
+        else {
+            panic!()
+        };
+        assert!(text.len() < 400 && !text.contains(['\n', '\u{1b}']));
+    }
+}
