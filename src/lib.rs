@@ -3,10 +3,16 @@
 //! A pure core decides, a thin shell acts: [`record`] is what a lock says, [`elector`] decides who leads,
 //! and neither reads a clock or does I/O.
 
+pub mod alarm;
 pub mod child;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod elector;
+pub mod exit;
 pub mod lock;
 pub mod record;
+pub mod report;
+pub mod run;
 pub mod store;
 pub mod sys;

@@ -1,2 +1,70 @@
-//! leader-run.
-fn main() {}
+//! leader-run: runs a command only while holding a Kubernetes lock.
+
+use leader_run::child::{self, Guard, signal, spawn};
+use leader_run::cli::Cli;
+use leader_run::config::{Config, Timing};
+use leader_run::exit::{self, Refusal};
+use leader_run::report::log;
+use leader_run::{lock, run, sys};
+use tracing::{Level, error};
+
+fn main() {
+    std::panic::set_hook(Box::new(die));
+    let code = start().unwrap_or_else(|refusal| {
+        say(&refusal);
+        refusal.code
+    });
+    log::finish();
+    // Not a return: the runtime would wait for look-ups that hang.
+    std::process::exit(code)
+}
+
+/// Reads the command line, forks the guard while there is a single thread, and runs the election.
+fn start() -> Result<i32, Refusal> {
+    let Some(cli) = Cli::read()? else {
+        return Ok(0);
+    };
+    let timing = Timing::new(&cli)?;
+    if cli.help {
+        println!("{}", Cli::help(&timing.meaning()));
+        return Ok(0);
+    }
+    let level = match (cli.verbose, cli.quiet) {
+        (_, true) => Level::ERROR,
+        (true, _) => Level::DEBUG,
+        _ => Level::INFO,
+    };
+    let format = cli.log_format;
+    let config = Config::new(cli, timing)?;
+
+    let plan = spawn::Plan {
+        program: config.program.clone(),
+        name: config.command[0].clone(),
+        args: config.command[1..].to_vec(),
+        mask: signal::block()?,
+        foreground: spawn::is_foreground(),
+    };
+    let guard = child::fork_guard(plan, config.stop_signal)?;
+    log::start(format, level);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let guard = Guard::new(guard)?;
+        let (lock, namespace) = lock::open(&config).await?;
+        run::run(&config, &*lock, &namespace, guard).await
+    })
+}
+
+/// One line, through the log once there is one.
+fn say(refusal: &Refusal) {
+    if tracing::dispatcher::has_been_set() {
+        error!("{refusal}");
+    } else {
+        eprintln!("leader-run: {refusal}");
+    }
+}
+
+/// A bug must not leave a tree running: our end closes the guard's socket, and the guard kills.
+fn die(panic: &std::panic::PanicHookInfo<'_>) {
+    eprintln!("leader-run: internal error, please report it: {panic}");
+    sys::exit_now(exit::OWN_FAILURE)
+}

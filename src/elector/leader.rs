@@ -69,7 +69,9 @@ impl Elector {
         let Phase::Leading(term) = &mut self.phase else {
             return;
         };
-        if term.led {
+        if self.finishing {
+            // Won while a stop was asked for: there is nothing to start any more.
+        } else if term.led {
             self.out.push(Action::Renewed(term.since));
         } else if now.at.leader_since(term.since) < deadline {
             term.led = true;

@@ -10,11 +10,15 @@ mod lease;
 pub use file::FileLock;
 pub use lease::LeaseLock;
 
+use crate::config::{Config, valid_namespace};
+use crate::exit::Refusal;
 use crate::record::Record;
 use crate::store::{Change, Failure, Reply, Request, Version};
+use client::Client;
 use futures_util::Stream;
 use std::fmt::Display;
 use std::pin::Pin;
+use tracing::warn;
 
 /// The lock types, by the names they go by: ours first, client-go's plural after it.
 pub const TYPES: [(&str, Option<&str>, Type); 2] = [("lease", Some("leases"), Type::Lease), ("file", None, Type::File)];
@@ -55,6 +59,32 @@ pub trait Lock: Display {
             Request::Get => self.get(),
             Request::Create(record) => self.create(record),
             Request::Update(record, version) => self.update(record, version),
+        }
+    }
+}
+
+/// Opens the lock that is configured, and says in which namespace it is. No request is sent yet.
+///
+/// # Errors
+/// One line about what is missing or wrong: the cluster's configuration, the namespace, the lock folder.
+pub async fn open(config: &Config) -> Result<(Box<dyn Lock>, String), Refusal> {
+    let name = config.name.clone();
+    match config.lock {
+        Type::File => {
+            let namespace = config.namespace.clone().unwrap_or_else(|| "default".into());
+            let lock = FileLock::new(config.lock_dir.as_deref(), namespace.clone(), name)?;
+            if let Some(remote) = lock.remote() {
+                warn!("the lock folder is on {remote}: kernel locks may not reach every contender there");
+            }
+            Ok((Box::new(lock), namespace))
+        }
+        Type::Lease => {
+            let (client, found) = Client::new(&config.source).await?;
+            let Some(namespace) = config.namespace.clone().or(found) else {
+                return Err(Refusal::new("no namespace: the kubeconfig's context names none; give --namespace"));
+            };
+            valid_namespace(&namespace)?;
+            Ok((Box::new(LeaseLock::new(client, namespace.clone(), name)), namespace))
         }
     }
 }

@@ -1,0 +1,265 @@
+//! The command line: nothing but flags, their help and their environment twins. `config.rs` says what
+//! they mean.
+
+use crate::child::signal;
+use crate::exit::Refusal;
+use crate::lock::{TYPES, Type};
+use crate::report::log::Format;
+use clap::error::ErrorKind;
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Runs COMMAND only while holding a Kubernetes lock: at most one COMMAND process tree is alive across all
+/// contenders of that lock.
+#[derive(Debug, Parser)]
+#[command(
+    name = "leader-run",
+    version,
+    override_usage = "leader-run [OPTIONS] -- COMMAND [ARG]...",
+    disable_help_flag = true,
+    next_line_help = false,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Where the lock lives: lease (a Kubernetes Lease) or file (this machine, no cluster)
+    #[arg(long, value_name = "TYPE", env = "LEADER_RUN_LOCK", default_value = "lease", value_parser = lock_type)]
+    #[arg(help_heading = "Lock", hide_env = true)]
+    pub lock: Type,
+
+    /// Namespace of the lock [default: the kubeconfig context's, else the service account's; file: default]
+    #[arg(short, long, visible_alias = "ns", value_name = "NS", env = "LEADER_RUN_NAMESPACE")]
+    #[arg(help_heading = "Lock", hide_env = true)]
+    pub namespace: Option<String>,
+
+    /// Name of the lock [default: COMMAND's base name]
+    #[arg(long, value_name = "NAME", env = "LEADER_RUN_NAME", help_heading = "Lock", hide_env = true)]
+    pub name: Option<String>,
+
+    /// Who we are; must be unique [default: POD_NAME or host name, and a random part]
+    #[arg(long, value_name = "ID", env = "LEADER_RUN_IDENTITY", help_heading = "Lock", hide_env = true)]
+    pub identity: Option<String>,
+
+    /// Take over at once a lock that our own identity already holds; only where something else guarantees
+    /// that the earlier process tree is dead (a container restart)
+    #[arg(long, env = "LEADER_RUN_RESUME", help_heading = "Lock", hide_env = true)]
+    pub resume: bool,
+
+    /// Where --lock file keeps its records [default: /tmp/leader-run-<uid>]
+    #[arg(long, value_name = "DIR", env = "LEADER_RUN_LOCK_DIR", help_heading = "Lock", hide_env = true)]
+    pub lock_dir: Option<PathBuf>,
+
+    /// How long a lock is valid after its last renewal (3s to 1h, whole seconds)
+    #[arg(long, value_name = "DUR", env = "LEADER_RUN_LEASE_DURATION", default_value = "15s", value_parser = duration)]
+    #[arg(help_heading = "Time", hide_env = true, allow_hyphen_values = true)]
+    pub lease_duration: Duration,
+
+    /// The child is asked to stop when the lock could not be renewed for so long [default: 2/3 of the lease
+    /// duration]
+    #[arg(long, value_name = "DUR", env = "LEADER_RUN_RENEW_DEADLINE", value_parser = duration)]
+    #[arg(help_heading = "Time", hide_env = true, allow_hyphen_values = true)]
+    pub renew_deadline: Option<Duration>,
+
+    /// How often the lock is renewed [default: 2/15 of the lease duration, between 1s and 2s]
+    #[arg(long, value_name = "DUR", env = "LEADER_RUN_RETRY_PERIOD", value_parser = duration)]
+    #[arg(help_heading = "Time", hide_env = true, allow_hyphen_values = true)]
+    pub retry_period: Option<Duration>,
+
+    /// Give up when not leading after so long; 0s tries once [default: wait forever]
+    #[arg(short, long, value_name = "DUR", env = "LEADER_RUN_WAIT", value_parser = duration)]
+    #[arg(help_heading = "Time", hide_env = true, allow_hyphen_values = true)]
+    pub wait: Option<Duration>,
+
+    /// The signal that asks the child to stop
+    #[arg(short, long, value_name = "SIG", env = "LEADER_RUN_STOP_SIGNAL", default_value = "TERM")]
+    #[arg(value_parser = signal_number, help_heading = "Child", hide_env = true)]
+    pub stop_signal: i32,
+
+    /// After a requested stop, how long until the child is killed; the lock is renewed all the while
+    #[arg(long, value_name = "DUR", env = "LEADER_RUN_STOP_GRACE", default_value = "25s", value_parser = duration)]
+    #[arg(help_heading = "Child", hide_env = true, allow_hyphen_values = true)]
+    pub stop_grace: Duration,
+
+    /// After the loss of the lock, how long until the child is killed; 0s: at once [default: as long as is
+    /// safe]
+    #[arg(long, value_name = "DUR", env = "LEADER_RUN_LOSS_GRACE", value_parser = duration)]
+    #[arg(help_heading = "Child", hide_env = true, allow_hyphen_values = true)]
+    pub loss_grace: Option<Duration>,
+
+    /// Exit code when the lock was lost
+    #[arg(long, value_name = "N", env = "LEADER_RUN_LOST_EXIT_CODE", default_value_t = 75)]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..), help_heading = "Child", hide_env = true)]
+    pub lost_exit_code: u8,
+
+    /// Kubeconfig file [default: KUBECONFIG, else in-cluster, else ~/.kube/config]
+    #[arg(long, value_name = "FILE", env = "LEADER_RUN_KUBECONFIG", help_heading = "Kubernetes", hide_env = true)]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig [default: its current-context]
+    #[arg(long, value_name = "NAME", env = "LEADER_RUN_CONTEXT", help_heading = "Kubernetes", hide_env = true)]
+    pub context: Option<String>,
+
+    /// How long one request may take; can only lower it [default: half the renew deadline, 1s to 10s]
+    #[arg(long, value_name = "DUR", env = "LEADER_RUN_REQUEST_TIMEOUT", value_parser = duration)]
+    #[arg(help_heading = "Kubernetes", hide_env = true, allow_hyphen_values = true)]
+    pub request_timeout: Option<Duration>,
+
+    /// Messages on standard error as text or json
+    #[arg(long, value_name = "FORMAT", env = "LEADER_RUN_LOG_FORMAT", default_value = "text", value_parser = log_format)]
+    #[arg(help_heading = "Reports", hide_env = true)]
+    pub log_format: Format,
+
+    /// Say more
+    #[arg(short, long, env = "LEADER_RUN_VERBOSE", help_heading = "Reports", hide_env = true)]
+    pub verbose: bool,
+
+    /// Say only what is an error
+    #[arg(short, long, env = "LEADER_RUN_QUIET", help_heading = "Reports", hide_env = true)]
+    pub quiet: bool,
+
+    /// Print this help, with what the values given mean
+    // A plain flag, so that the other options are read as well.
+    #[arg(short, long, action = ArgAction::SetTrue)]
+    pub help: bool,
+
+    /// The command, and its arguments, untouched; no shell
+    #[arg(last = true, value_name = "COMMAND", hide = true)]
+    pub command: Vec<OsString>,
+}
+
+impl Cli {
+    /// Reads the command line and the environment. `None`: what was asked for has been printed (the version).
+    ///
+    /// # Errors
+    /// One line about what is wrong with them.
+    pub fn read() -> Result<Option<Cli>, Refusal> {
+        match Self::command().try_get_matches().and_then(|matches| Self::from_arg_matches(&matches)) {
+            Ok(cli) => Ok(Some(cli)),
+            Err(error) if error.kind() == ErrorKind::DisplayVersion => {
+                let _ = error.print();
+                Ok(None)
+            }
+            Err(error) => Err(Refusal::new(one_line(&error))),
+        }
+    }
+
+    /// The help, followed by what these values mean.
+    pub fn help(meaning: &str) -> String {
+        let more = format!("{meaning}\n{ABOUT_EXIT}\n{ABOUT_ENVIRONMENT}\n{EXAMPLES}");
+        Self::command().after_help(more).render_help().to_string()
+    }
+}
+
+const ABOUT_EXIT: &str = "\
+Exit codes:
+  the child's  it exited by itself, or after a requested stop (128+N: it died of signal N)
+  75           the lock was lost (--lost-exit-code)
+  124          not leading within --wait
+  125          leader-run's own failure: usage, settings, no cluster, permission
+  126, 127     COMMAND can't be executed, isn't found
+  128+N        signal N ended leader-run before it led
+";
+
+const ABOUT_ENVIRONMENT: &str = "\
+Environment:
+  Every option can be given as LEADER_RUN_<OPTION>, such as LEADER_RUN_LEASE_DURATION=30s or
+  LEADER_RUN_RESUME=true; an option beats the environment. The child finds LEADER_ELECTION_IDENTITY,
+  _LOCK, _NAMESPACE, _NAME, _TRANSITIONS and LEADER_ELECTION_FENCING_TOKEN, a number that grows with
+  every change of leader, in its environment.
+";
+
+const EXAMPLES: &str = "\
+Examples:
+  leader-run --lock lease --ns ops -- ./cronworker
+  leader-run --lock file --name demo -- sh -c 'echo \"token $LEADER_ELECTION_FENCING_TOKEN\"'
+  leader-run --ns ops --name migrate --wait 5m -- ./migrate --all
+";
+
+/// The first line of clap's error, in our words where they are plainer.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let stray = || line.split('\'').nth(1).filter(|arg| !arg.starts_with('-')).map(str::to_owned);
+    match error.kind() {
+        ErrorKind::UnknownArgument if stray().is_some() => {
+            let stray = stray().unwrap_or_default();
+            format!("unexpected {stray:?}: COMMAND comes after --, as in: leader-run --ns ops -- {stray}")
+        }
+        ErrorKind::UnknownArgument => {
+            let tip = text.lines().find_map(|l| l.trim().strip_prefix("tip: a similar argument exists: "));
+            match tip {
+                Some(tip) => format!("{line}; did you mean {}?", tip.trim_matches('\'')),
+                None => format!("{line}; see leader-run --help"),
+            }
+        }
+        ErrorKind::ValueValidation => line,
+        _ => format!("{line}; see leader-run --help"),
+    }
+}
+
+fn lock_type(text: &str) -> Result<Type, String> {
+    let known = TYPES.iter().find(|(name, plural, _)| *name == text || *plural == Some(text));
+    known.map(|(.., lock)| *lock).ok_or_else(|| {
+        let names: Vec<_> = TYPES.iter().map(|(name, ..)| *name).collect();
+        format!("unknown lock type; use {}", names.join(" or "))
+    })
+}
+
+fn log_format(text: &str) -> Result<Format, String> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("use text or json".into()),
+    }
+}
+
+fn signal_number(text: &str) -> Result<i32, String> {
+    signal::parse(text).ok_or_else(|| "no such signal; use a name or number, such as TERM or 15".into())
+}
+
+/// A duration with units, as humantime and GEP-2257 write them.
+fn duration(text: &str) -> Result<Duration, String> {
+    let trimmed = text.trim();
+    if trimmed.starts_with('-') {
+        return Err("a duration can't be negative".into());
+    }
+    if !trimmed.is_empty() && trimmed.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("a duration needs a unit; did you mean {trimmed}s?"));
+    }
+    humantime::parse_duration(trimmed).map_err(|error| {
+        let error = error.to_string();
+        format!("not a duration such as 15s or 1m30s ({})", error.lines().next().unwrap_or_default())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_its_environment_twin() {
+        for arg in Cli::command().get_arguments().filter(|arg| arg.get_id() != "help" && arg.get_id() != "command") {
+            let long = arg.get_long().unwrap();
+            let twin = format!("LEADER_RUN_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()));
+        }
+    }
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [("15s", 15_000), ("1m30s", 90_000), ("500ms", 500), ("1h", 3_600_000), ("0s", 0)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        assert!(duration("15").unwrap_err().contains("did you mean 15s?"));
+        assert!(duration("-5s").unwrap_err().contains("negative"));
+        for odd in ["", "s", "15x", "99999999999999999999y", "1s 2", "soon"] {
+            assert!(duration(odd).is_err(), "{odd}");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! What the flags mean once checked: timings that satisfy the inequality, a valid lock name.
+
+use crate::child::spawn::{self, Missing};
+use crate::cli::Cli;
+use crate::exit::{self, Refusal};
+use crate::lock::Type;
+use crate::lock::client::Source;
+use humantime::format_duration;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The timings of an election. `safety.md`'s symbols: L, R, P and K.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// L.
+    pub lease_duration: Duration,
+    /// R.
+    pub renew_deadline: Duration,
+    /// P.
+    pub retry_period: Duration,
+    /// How long after a loss the tree is killed; R and this together are never more than K.
+    pub loss_grace: Duration,
+    /// How long after a requested stop the tree is killed.
+    pub stop_grace: Duration,
+    /// How long one request may take.
+    pub request_timeout: Duration,
+    /// Give up when not leading after this.
+    pub wait: Option<Duration>,
+}
+
+impl Timing {
+    /// Checks the timings, and fills in those that are not given.
+    ///
+    /// # Errors
+    /// One line that says which rule is broken, and what would satisfy it.
+    pub fn new(cli: &Cli) -> Result<Timing, Refusal> {
+        let lease = cli.lease_duration;
+        let show = |d: Duration| format_duration(Duration::from_millis(d.as_millis() as u64)).to_string();
+        let refuse = |text: String| Err(Refusal::new(text));
+        if lease.subsec_nanos() != 0 || lease < SECOND * 3 || lease > SECOND * 3600 {
+            return refuse(format!("--lease-duration {} must be whole seconds from 3s to 1h", show(lease)));
+        }
+        let renew = cli.renew_deadline.unwrap_or(lease * 2 / 3);
+        let retry = cli.retry_period.unwrap_or((lease * 2 / 15).clamp(SECOND, SECOND * 2));
+        let kill = kill_after(lease);
+        if retry < SECOND {
+            return refuse(format!(
+                "--retry-period {} must be at least 1s: other clients see renewals by the second",
+                show(retry)
+            ));
+        }
+        if renew >= kill {
+            return refuse(format!(
+                "--renew-deadline {} must be less than {} with a lease duration of {}, so that the child is dead before \
+                 the lock expires; lower it, or raise --lease-duration",
+                show(renew),
+                show(kill),
+                show(lease)
+            ));
+        }
+        if renew.as_secs_f64() <= 1.2 * retry.as_secs_f64() {
+            return refuse(format!(
+                "--renew-deadline {} must be more than 1.2 retry periods ({}); raise it, or lower --retry-period",
+                show(renew),
+                show(retry.mul_f64(1.2))
+            ));
+        }
+        let longest = kill - renew;
+        let loss_grace = cli.loss_grace.unwrap_or(longest);
+        if loss_grace > longest {
+            return refuse(format!(
+                "--loss-grace {} must be at most {} with these timings, so that the child is dead before the lock \
+                 expires; raise --lease-duration or lower --renew-deadline",
+                show(loss_grace),
+                show(longest)
+            ));
+        }
+        let request = (renew / 2).clamp(SECOND, SECOND * 10);
+        let request_timeout = cli.request_timeout.unwrap_or(request).min(request);
+        if request_timeout.is_zero() {
+            return refuse("--request-timeout must be more than 0s".into());
+        }
+        let year = SECOND * 3600 * 24 * 365;
+        for (name, value) in [("--wait", cli.wait), ("--stop-grace", Some(cli.stop_grace))] {
+            if value.is_some_and(|value| value > year) {
+                return refuse(format!("{name} must be at most a year"));
+            }
+        }
+        Ok(Timing {
+            lease_duration: lease,
+            renew_deadline: renew,
+            retry_period: retry,
+            loss_grace,
+            stop_grace: cli.stop_grace,
+            request_timeout,
+            wait: cli.wait,
+        })
+    }
+
+    /// What the values mean, for `--help`.
+    pub fn meaning(&self) -> String {
+        let show = |d: Duration| format_duration(Duration::from_millis(d.as_millis() as u64)).to_string();
+        let (lease, renew, retry) = (self.lease_duration, self.renew_deadline, self.retry_period);
+        let kill = renew + self.loss_grace;
+        let ratio = lease.as_secs_f64() / kill.as_secs_f64();
+        let mut text = format!("With these values (lease {}, renew deadline {}, ", show(lease), show(renew));
+        let _ = write!(
+            text,
+            "retry period {}, loss grace {}):
+  Takeover       at once when the leader gives the lock back; at most {} after a crash
+                 ({} lease duration after the last renewal, and one request of up to {})
+  Cut off        the child gets its stop signal {} after the last successful renewal was sent,
+                 and is killed after {}, before anybody else may start
+  Stopped        asked to stop, the child has {} before it is killed; the lock is kept meanwhile
+  Clock rates    one machine's clock may run up to {ratio:.2} times as fast as another's
+                 (their values do not matter)
+",
+            show(retry),
+            show(self.loss_grace),
+            show(lease + self.request_timeout * 2),
+            show(lease),
+            show(self.request_timeout),
+            show(renew),
+            show(kill),
+            show(self.stop_grace),
+        );
+        text
+    }
+}
+
+/// K: when the tree of a leader that cannot renew is dead at the latest.
+fn kill_after(lease: Duration) -> Duration {
+    lease - SECOND.max(lease / 10)
+}
+
+/// All that a run needs to know.
+#[derive(Debug)]
+pub struct Config {
+    /// What kind of lock.
+    pub lock: Type,
+    /// Its namespace, where it is given.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Who we are.
+    pub identity: String,
+    /// Take over a lock that our identity holds.
+    pub resume: bool,
+    /// Where file locks are kept, where that is given.
+    pub lock_dir: Option<PathBuf>,
+    /// How to reach the cluster.
+    pub source: Source,
+    /// When what happens.
+    pub timing: Timing,
+    /// What asks the child to stop.
+    pub stop_signal: i32,
+    /// The exit code after a loss.
+    pub lost_exit_code: i32,
+    /// The file to execute.
+    pub program: PathBuf,
+    /// The command and its arguments, as typed.
+    pub command: Vec<OsString>,
+}
+
+impl Config {
+    /// Checks the command line.
+    ///
+    /// # Errors
+    /// One line about what is wrong with it; the code says whether COMMAND itself is.
+    pub fn new(cli: Cli, timing: Timing) -> Result<Config, Refusal> {
+        let Some(command) = cli.command.first() else {
+            return Err(Refusal::new("no command: give it after --, as in: leader-run --ns ops -- ./cronworker"));
+        };
+        let name = match cli.name {
+            Some(name) => {
+                valid_name(&name, 253, true).map_err(|why| Refusal::new(format!("--name {name:?} {why}")))?;
+                name
+            }
+            None => name_of(command)?,
+        };
+        if let Some(namespace) = &cli.namespace {
+            valid_namespace(namespace)?;
+        }
+        if cli.identity.as_ref().is_some_and(|id| id.is_empty() || id.chars().any(char::is_control)) {
+            return Err(Refusal::new("--identity must not be empty or contain control characters"));
+        }
+        let program = spawn::look_up(command).map_err(|missing| {
+            let shown = Path::new(command).display();
+            match missing {
+                Missing::NotFound => Refusal { code: exit::NOT_FOUND, message: format!("{shown}: command not found") },
+                Missing::NotExecutable => {
+                    Refusal { code: exit::NOT_EXECUTABLE, message: format!("{shown}: cannot be executed") }
+                }
+            }
+        })?;
+        let identity = match cli.identity {
+            Some(identity) => identity,
+            None => own_identity()?,
+        };
+        Ok(Config {
+            lock: cli.lock,
+            namespace: cli.namespace,
+            name,
+            identity,
+            resume: cli.resume,
+            lock_dir: cli.lock_dir,
+            source: Source { kubeconfig: cli.kubeconfig, context: cli.context },
+            timing,
+            stop_signal: cli.stop_signal,
+            lost_exit_code: cli.lost_exit_code.into(),
+            program,
+            command: cli.command,
+        })
+    }
+}
+
+/// Commands that say nothing about the work: many locks would share one name by accident.
+const INTERPRETERS: [&str; 42] = [
+    "sh", "ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "pwsh", "rbash", "tcsh", "zsh", "bun", "deno",
+    "dotnet", "env", "gosu", "java", "julia", "lua", "make", "nice", "node", "nodejs", "nohup", "npm", "npx", "perl",
+    "php", "pypy", "python", "rscript", "ruby", "setpriv", "setsid", "stdbuf", "su-exec", "sudo", "tclsh", "time",
+    "timeout", "uv",
+];
+
+fn name_of(command: &OsStr) -> Result<String, Refusal> {
+    let base = Path::new(command).file_name().unwrap_or(command).to_string_lossy().into_owned();
+    let plain = base.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-').to_ascii_lowercase();
+    if INTERPRETERS.contains(&plain.as_str()) {
+        return Err(Refusal::new(format!(
+            "{base:?} says nothing about the work it does: give the lock a name with --name"
+        )));
+    }
+    valid_name(&base, 253, true)
+        .map_err(|why| Refusal::new(format!("{base:?} cannot name the lock, for it {why}; give --name")))?;
+    Ok(base)
+}
+
+/// Checks a namespace, wherever it comes from.
+///
+/// # Errors
+/// One line about what is wrong with it.
+pub fn valid_namespace(namespace: &str) -> Result<(), Refusal> {
+    valid_name(namespace, 63, false).map_err(|why| Refusal::new(format!("--namespace {namespace:?} {why}")))
+}
+
+/// DNS-1123, as the API server checks it: of a label, or of a subdomain, which may have dots.
+fn valid_name(name: &str, longest: usize, dots: bool) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || (dots && c == '.');
+    let edges = |part: &str| part.starts_with('-') || part.ends_with('-') || part.is_empty();
+    if name.len() > longest {
+        return Err(format!("must have at most {longest} characters"));
+    }
+    if !name.chars().all(allowed) || name.split('.').any(edges) {
+        let dot = if dots { ", '-' and '.'" } else { " and '-'" };
+        return Err(format!(
+            "must consist of lower-case letters, digits{dot}, and begin and end with a letter or digit"
+        ));
+    }
+    Ok(())
+}
+
+/// `<POD_NAME or host name>_<random>`: unique for every process, so that a restarted one is not mistaken
+/// for its predecessor.
+fn own_identity() -> Result<String, Refusal> {
+    let pod = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty() && !name.chars().any(char::is_control));
+    let host = || nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(format!("{}_{:016x}", pod.unwrap_or_else(host), random()?))
+}
+
+/// 64 bits from the system.
+///
+/// # Errors
+/// When it has none to give.
+pub fn random() -> Result<u64, Refusal> {
+    let mut bytes = [0; 8];
+    getrandom::getrandom(&mut bytes).map_err(|e| Refusal::new(format!("no random numbers: {e}")))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn timing(args: &[&str]) -> Result<Timing, String> {
+        let cli = Cli::try_parse_from([&["leader-run"], args].concat()).map_err(|e| e.to_string())?;
+        Timing::new(&cli).map_err(|e| e.message)
+    }
+
+    fn millis(timing: &Timing) -> [u128; 4] {
+        let Timing { lease_duration, renew_deadline, retry_period, loss_grace, .. } = timing;
+        [lease_duration, renew_deadline, retry_period, loss_grace].map(Duration::as_millis)
+    }
+
+    #[test]
+    fn v1_defaults_and_what_follows_from_the_lease_duration() {
+        assert_eq!(millis(&timing(&[]).unwrap()), [15_000, 10_000, 2_000, 3_500]);
+        assert_eq!(millis(&timing(&["--lease-duration", "30s"]).unwrap()), [30_000, 20_000, 2_000, 7_000]);
+        assert_eq!(millis(&timing(&["--lease-duration", "6s"]).unwrap()), [6_000, 4_000, 1_000, 1_000]);
+        assert_eq!(timing(&[]).unwrap().request_timeout, SECOND * 5);
+        assert_eq!(timing(&["--request-timeout", "1m"]).unwrap().request_timeout, SECOND * 5);
+        assert_eq!(timing(&["--request-timeout", "2s"]).unwrap().request_timeout, SECOND * 2);
+    }
+
+    #[test]
+    fn v1_every_broken_rule_is_named() {
+        for (args, word) in [
+            (&["--lease-duration", "2s"][..], "3s to 1h"),
+            (&["--lease-duration", "2h"], "3s to 1h"),
+            (&["--lease-duration", "5500ms"], "whole seconds"),
+            (&["--retry-period", "900ms"], "at least 1s"),
+            (&["--renew-deadline", "13500ms"], "less than 13s 500ms"),
+            (&["--renew-deadline", "20s"], "less than"),
+            (&["--renew-deadline", "2400ms"], "1.2 retry periods"),
+            (&["--loss-grace", "3501ms"], "at most 3s 500ms"),
+            (&["--request-timeout", "0s"], "more than 0s"),
+        ] {
+            let error = timing(args).unwrap_err();
+            assert!(error.contains(word) && !error.contains('\n'), "{args:?}: {error}");
+        }
+        assert!(timing(&["--lease-duration", "60s", "--renew-deadline", "30s", "--loss-grace", "0s"]).is_ok());
+    }
+
+    #[test]
+    fn the_tolerated_ratio_of_clock_rates_is_said() {
+        let timing = timing(&["--lease-duration", "60s", "--renew-deadline", "30s", "--loss-grace", "0s"]).unwrap();
+        assert!(timing.meaning().contains("up to 2.00 times"), "{}", timing.meaning());
+    }
+
+    #[test]
+    fn names() {
+        for good in ["cronworker", "a", "cron.sh", "a-b.c-1"] {
+            assert_eq!(name_of(OsStr::new(&format!("./{good}"))).unwrap(), good);
+        }
+        for shell in ["sh", "/bin/bash", "python3", "python3.11", "env", "node", "java", "/usr/bin/perl5.36"] {
+            assert!(name_of(OsStr::new(shell)).unwrap_err().message.contains("--name"), "{shell}");
+        }
+        for odd in ["My_Job", "a..b", "-a", "a-", ".a", &"x".repeat(254)] {
+            assert!(name_of(OsStr::new(odd)).unwrap_err().message.contains("--name"), "{odd}");
+        }
+        assert!(valid_namespace("ops").is_ok());
+        for odd in ["", "Ops", "a.b", &"x".repeat(64)] {
+            assert!(valid_namespace(odd).is_err(), "{odd}");
+        }
+    }
+}

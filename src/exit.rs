@@ -1,0 +1,72 @@
+//! Exit codes, in one table: the habit of timeout, env and nohup.
+
+use std::fmt;
+
+/// Not leading within `--wait`.
+pub const NOT_LEADING: i32 = 124;
+/// leader-run's own failure: usage, settings, no cluster, permission, the guard died.
+pub const OWN_FAILURE: i32 = 125;
+/// COMMAND can't be executed.
+pub const NOT_EXECUTABLE: i32 = 126;
+/// COMMAND isn't found.
+pub const NOT_FOUND: i32 = 127;
+/// Leadership lost, unless `--lost-exit-code` says otherwise: EX_TEMPFAIL of sysexits.h.
+pub const LOST: i32 = 75;
+
+/// Ended by a signal: the child, or we before we led.
+pub const fn by_signal(signal: i32) -> i32 {
+    128 + signal
+}
+
+/// The exit code for a child with this wait status.
+pub const fn of_child(status: i32) -> i32 {
+    match status & 0x7f {
+        0 => (status >> 8) & 0xff,
+        signal => by_signal(signal),
+    }
+}
+
+/// Why leader-run ends before it has anything to do with a lock.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The exit code.
+    pub code: i32,
+    /// One line: what is wrong, and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal with the code of our own failures.
+    pub fn new(message: impl Into<String>) -> Refusal {
+        Refusal { code: OWN_FAILURE, message: message.into() }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<anyhow::Error> for Refusal {
+    fn from(error: anyhow::Error) -> Refusal {
+        Refusal::new(format!("{error:#}"))
+    }
+}
+
+impl From<std::io::Error> for Refusal {
+    fn from(error: std::io::Error) -> Refusal {
+        Refusal::new(format!("the system refused: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_died_of_a_signal_is_128_plus_its_number() {
+        assert_eq!([of_child(0), of_child(7 << 8), of_child(255 << 8)], [0, 7, 255]);
+        assert_eq!([of_child(9), of_child(15), of_child(11 | 0x80), of_child(64)], [137, 143, 139, 192]);
+    }
+}
