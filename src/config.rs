@@ -3,8 +3,8 @@
 use crate::child::spawn::{self, Missing};
 use crate::cli::Cli;
 use crate::exit::{self, Refusal};
-use crate::lock::Type;
 use crate::lock::client::Source;
+use crate::lock::{self, valid_name};
 use humantime::format_duration;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
@@ -140,20 +140,12 @@ fn kill_after(lease: Duration) -> Duration {
 /// All that a run needs to know.
 #[derive(Debug)]
 pub struct Config {
-    /// What kind of lock.
-    pub lock: Type,
-    /// Its namespace, where it is given.
-    pub namespace: Option<String>,
-    /// Its name.
-    pub name: String,
+    /// Which lock, and where.
+    pub lock: lock::Options,
     /// Who we are.
     pub identity: String,
     /// Take over a lock that our identity holds.
     pub resume: bool,
-    /// Where file locks are kept, where that is given.
-    pub lock_dir: Option<PathBuf>,
-    /// How to reach the cluster.
-    pub source: Source,
     /// When what happens.
     pub timing: Timing,
     /// What asks the child to stop.
@@ -183,7 +175,7 @@ impl Config {
             None => name_of(command)?,
         };
         if let Some(namespace) = &cli.namespace {
-            valid_namespace(namespace)?;
+            valid_name(namespace, 63, false).map_err(|why| Refusal::new(format!("--namespace {namespace:?} {why}")))?;
         }
         if cli.identity.as_ref().is_some_and(|id| id.is_empty() || id.chars().any(char::is_control)) {
             return Err(Refusal::new("--identity must not be empty or contain control characters"));
@@ -202,13 +194,15 @@ impl Config {
             None => own_identity()?,
         };
         Ok(Config {
-            lock: cli.lock,
-            namespace: cli.namespace,
-            name,
+            lock: lock::Options {
+                kind: cli.lock,
+                namespace: cli.namespace,
+                name,
+                folder: cli.lock_dir,
+                source: Source { kubeconfig: cli.kubeconfig, context: cli.context },
+            },
             identity,
             resume: cli.resume,
-            lock_dir: cli.lock_dir,
-            source: Source { kubeconfig: cli.kubeconfig, context: cli.context },
             timing,
             stop_signal: cli.stop_signal,
             lost_exit_code: cli.lost_exit_code.into(),
@@ -237,30 +231,6 @@ fn name_of(command: &OsStr) -> Result<String, Refusal> {
     valid_name(&base, 253, true)
         .map_err(|why| Refusal::new(format!("{base:?} cannot name the lock, for it {why}; give --name")))?;
     Ok(base)
-}
-
-/// Checks a namespace, wherever it comes from.
-///
-/// # Errors
-/// One line about what is wrong with it.
-pub fn valid_namespace(namespace: &str) -> Result<(), Refusal> {
-    valid_name(namespace, 63, false).map_err(|why| Refusal::new(format!("--namespace {namespace:?} {why}")))
-}
-
-/// DNS-1123, as the API server checks it: of a label, or of a subdomain, which may have dots.
-fn valid_name(name: &str, longest: usize, dots: bool) -> Result<(), String> {
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || (dots && c == '.');
-    let edges = |part: &str| part.starts_with('-') || part.ends_with('-') || part.is_empty();
-    if name.len() > longest {
-        return Err(format!("must have at most {longest} characters"));
-    }
-    if !name.chars().all(allowed) || name.split('.').any(edges) {
-        let dot = if dots { ", '-' and '.'" } else { " and '-'" };
-        return Err(format!(
-            "must consist of lower-case letters, digits{dot}, and begin and end with a letter or digit"
-        ));
-    }
-    Ok(())
 }
 
 /// `<POD_NAME or host name>_<random>`: unique for every process, so that a restarted one is not mistaken
@@ -342,9 +312,9 @@ mod tests {
         for odd in ["My_Job", "a..b", "-a", "a-", ".a", &"x".repeat(254)] {
             assert!(name_of(OsStr::new(odd)).unwrap_err().message.contains("--name"), "{odd}");
         }
-        assert!(valid_namespace("ops").is_ok());
+        assert!(valid_name("ops", 63, false).is_ok());
         for odd in ["", "Ops", "a.b", &"x".repeat(64)] {
-            assert!(valid_namespace(odd).is_err(), "{odd}");
+            assert!(valid_name(odd, 63, false).is_err(), "{odd}");
         }
     }
 }

@@ -49,7 +49,7 @@ fn start() -> Result<i32, Refusal> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let guard = Guard::new(guard)?;
-        let (lock, namespace) = lock::open(&config).await?;
+        let (lock, namespace) = lock::open(&config.lock).await?;
         run::run(&config, &*lock, &namespace, guard).await
     })
 }

@@ -210,12 +210,13 @@ impl Run<'_> {
         let Some(term) = &self.term else {
             return Vec::new();
         };
-        let kind = crate::lock::TYPES.iter().find(|(.., kind)| *kind == self.config.lock).map_or("", |(name, ..)| name);
+        let kind =
+            crate::lock::TYPES.iter().find(|(.., kind)| *kind == self.config.lock.kind).map_or("", |(name, ..)| name);
         vec![
             format!("LEADER_ELECTION_IDENTITY={}", self.config.identity),
             format!("LEADER_ELECTION_LOCK={kind}"),
             format!("LEADER_ELECTION_NAMESPACE={}", self.namespace),
-            format!("LEADER_ELECTION_NAME={}", self.config.name),
+            format!("LEADER_ELECTION_NAME={}", self.config.lock.name),
             format!("LEADER_ELECTION_FENCING_TOKEN={}", term.leadership.token),
             format!("LEADER_ELECTION_TRANSITIONS={}", term.leadership.transitions),
         ]

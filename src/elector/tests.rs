@@ -414,7 +414,7 @@ fn another_holder_seen_by_the_watch_is_a_loss_at_once() {
     let mut rig = Rig::leading();
     rig.event(seen(bing(), 2));
     assert_eq!(rig.lost, Some(Loss::Taken("bing".into())));
-    assert_eq!(rig.pending.is_some(), false);
+    assert!(rig.pending.is_none());
 }
 
 #[test]

@@ -13,7 +13,7 @@ use futures_util::stream;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::statfs::statfs;
 use nix::unistd::geteuid;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -127,7 +127,7 @@ impl FileLock {
         let revision = (last + 1).max(Wall::now().0).to_string();
         let mut spec = expected
             .and_then(|version| version.object.get("spec").and_then(Value::as_object).cloned())
-            .unwrap_or_else(Map::new);
+            .unwrap_or_default();
         record.into_lease_spec(&mut spec);
         let object = json!({"resourceVersion": revision, "spec": spec});
         let (new, path) = (self.path("new"), self.path("json"));

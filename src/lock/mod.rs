@@ -10,13 +10,13 @@ mod lease;
 pub use file::FileLock;
 pub use lease::LeaseLock;
 
-use crate::config::{Config, valid_namespace};
-use crate::exit::Refusal;
 use crate::record::Record;
 use crate::store::{Change, Failure, Reply, Request, Version};
-use client::Client;
+use anyhow::{Context, Result, anyhow};
+use client::{Client, Source};
 use futures_util::Stream;
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::pin::Pin;
 use tracing::warn;
 
@@ -63,28 +63,61 @@ pub trait Lock: Display {
     }
 }
 
-/// Opens the lock that is configured, and says in which namespace it is. No request is sent yet.
+/// Which lock, and where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What kind of lock.
+    pub kind: Type,
+    /// Its namespace, where it is given.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Where file locks are kept, where that is given.
+    pub folder: Option<PathBuf>,
+    /// How to reach the cluster.
+    pub source: Source,
+}
+
+/// Opens the lock, and says in which namespace it is. No request is sent yet.
 ///
 /// # Errors
 /// One line about what is missing or wrong: the cluster's configuration, the namespace, the lock folder.
-pub async fn open(config: &Config) -> Result<(Box<dyn Lock>, String), Refusal> {
-    let name = config.name.clone();
-    match config.lock {
+pub async fn open(options: &Options) -> Result<(Box<dyn Lock>, String)> {
+    let name = options.name.clone();
+    match options.kind {
         Type::File => {
-            let namespace = config.namespace.clone().unwrap_or_else(|| "default".into());
-            let lock = FileLock::new(config.lock_dir.as_deref(), namespace.clone(), name)?;
+            let namespace = options.namespace.clone().unwrap_or_else(|| "default".into());
+            let lock = FileLock::new(options.folder.as_deref(), namespace.clone(), name)?;
             if let Some(remote) = lock.remote() {
                 warn!("the lock folder is on {remote}: kernel locks may not reach every contender there");
             }
             Ok((Box::new(lock), namespace))
         }
         Type::Lease => {
-            let (client, found) = Client::new(&config.source).await?;
-            let Some(namespace) = config.namespace.clone().or(found) else {
-                return Err(Refusal::new("no namespace: the kubeconfig's context names none; give --namespace"));
-            };
-            valid_namespace(&namespace)?;
+            let (client, found) = Client::new(&options.source).await?;
+            let namespace = options.namespace.clone().or(found);
+            let namespace = namespace.context("no namespace: the kubeconfig's context names none; give --namespace")?;
+            valid_name(&namespace, 63, false).map_err(|why| anyhow!("namespace {namespace:?} {why}"))?;
             Ok((Box::new(LeaseLock::new(client, namespace.clone(), name)), namespace))
         }
     }
+}
+
+/// Checks a name as the API server does (DNS-1123): of a label, or of a subdomain, which may have dots.
+///
+/// # Errors
+/// What it must be like instead.
+pub fn valid_name(name: &str, longest: usize, dots: bool) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || (dots && c == '.');
+    let odd_edge = |part: &str| part.starts_with('-') || part.ends_with('-') || part.is_empty();
+    if name.len() > longest {
+        return Err(format!("must have at most {longest} characters"));
+    }
+    if !name.chars().all(allowed) || name.split('.').any(odd_edge) {
+        let dot = if dots { ", '-' and '.'" } else { " and '-'" };
+        return Err(format!(
+            "must consist of lower-case letters, digits{dot}, and begin and end with a letter or digit"
+        ));
+    }
+    Ok(())
 }

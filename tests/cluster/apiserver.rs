@@ -88,6 +88,11 @@ impl Cluster {
         format!("https://{}", self.shared.address)
     }
 
+    /// A kubeconfig of somebody who may do everything, everywhere.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.shared.kubeconfig(&self.url(), ADMIN_TOKEN, None)
+    }
+
     /// The last lines that each server wrote.
     pub fn logs(&self) -> String {
         tails(&self.servers.lock().expect("no panic"))

@@ -2,21 +2,23 @@
 //! namespace of its own in them, and both are gone when the last test has ended.
 
 mod apiserver;
+mod election;
+mod failures;
 mod faults;
 mod harness;
 mod namespace;
 mod proxy;
+mod refusals;
+mod scene;
+#[path = "../support/mod.rs"]
+mod support;
 mod tls;
 
-use std::{
-    process::ExitCode,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{process::ExitCode, sync::Arc};
 
 use apiserver::Cluster;
 use libtest_mimic::{Arguments, Trial};
+use support::wait_for;
 
 /// A test and its name. It fails by panicking.
 type Test = (&'static str, fn(&Cluster));
@@ -24,9 +26,9 @@ type Test = (&'static str, fn(&Cluster));
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The tests mostly wait, so more of them than there are processors run well side by side.
-    arguments.test_threads.get_or_insert(8);
+    arguments.test_threads.get_or_insert(16);
 
-    let tests = [harness::TESTS].concat();
+    let tests = [election::TESTS, failures::TESTS, refusals::TESTS, harness::TESTS].concat();
     // Started here, in the main thread: the servers die with the thread that started them.
     let cluster = (!arguments.list).then(|| Arc::new(Cluster::start()));
     let trials = tests.into_iter().map(|test| trial(test, cluster.clone()));
@@ -46,16 +48,4 @@ fn trial((name, test): Test, cluster: Option<Arc<Cluster>>) -> Trial {
         test(&cluster.expect("started unless tests are only listed"));
         Ok(())
     })
-}
-
-/// Waits until `probe` finds something, and panics with `what` was awaited if that takes too long.
-fn wait_for<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + within;
-    loop {
-        if let Some(found) = probe() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }

@@ -1,0 +1,204 @@
+//! The child: what it is given, how it is stopped, and that nothing of its tree is left.
+
+mod support;
+
+use nix::libc::{SIGINT, SIGKILL, SIGTERM, SIGUSR1};
+use std::fs;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{Contender, Finished, LONG, is_alive, leader_run, wait_for, wait_gone};
+use tempfile::TempDir;
+
+fn command(folder: &TempDir, options: &[&str], child: &[&str]) -> Command {
+    let mut command = leader_run();
+    command.args(["--lock", "file", "--name", "demo", "--lock-dir"]).arg(folder.path());
+    command.args(options).arg("--").args(child);
+    command
+}
+
+fn run(options: &[&str], child: &[&str]) -> Finished {
+    let folder = tempfile::tempdir().unwrap();
+    command(&folder, options, child).output().unwrap().into()
+}
+
+fn start(options: &[&str], script: &str) -> (TempDir, Contender) {
+    let folder = tempfile::tempdir().unwrap();
+    let contender = Contender::start(&mut command(&folder, options, &["bash", "-c", script]));
+    (folder, contender)
+}
+
+#[test]
+fn the_exit_code_is_the_childs() {
+    for code in [0, 1, 7, 255] {
+        assert_eq!(run(&[], &["sh", "-c", &format!("exit {code}")]).code, code);
+    }
+    for signal in [SIGKILL, SIGTERM, nix::libc::SIGSEGV] {
+        assert_eq!(run(&[], &["sh", "-c", &format!("kill -{signal} $$")]).code, 128 + signal);
+    }
+    // A real-time signal has a number and no name.
+    assert_eq!(run(&[], &["bash", "-c", "kill -40 $$"]).code, 168);
+}
+
+#[test]
+fn arguments_and_standard_streams_are_passed_as_they_are() {
+    let odd = ["%s\\n", "a b", "", "*", "$HOME", "--name", "é\u{301}\n"];
+    let finished = run(&[], &[&["printf"], &odd[..]].concat());
+    assert_eq!(finished.stdout, "a b\n\n*\n$HOME\n--name\né\u{301}\n\n");
+    let folder = tempfile::tempdir().unwrap();
+    let mut cat = command(&folder, &[], &["cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    cat.stdin.take().unwrap().write_all(b"through").unwrap();
+    assert_eq!(cat.wait_with_output().unwrap().stdout, b"through");
+}
+
+#[test]
+fn the_environment_says_which_term_it_is_and_hides_our_own_options() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut env = command(&folder, &["--ns", "ops", "--identity", "me"], &["env"]);
+    env.env("LEADER_RUN_RETRY_PERIOD", "1s").env("LEADER_ELECTION_NAME", "inherited").env("KEPT", "yes");
+    let finished = Finished::from(env.output().unwrap());
+    let has = |line: &str| finished.stdout.lines().any(|l| l == line);
+    for line in [
+        "LEADER_ELECTION_IDENTITY=me",
+        "LEADER_ELECTION_LOCK=file",
+        "LEADER_ELECTION_NAMESPACE=ops",
+        "LEADER_ELECTION_NAME=demo",
+        "LEADER_ELECTION_TRANSITIONS=0",
+        "KEPT=yes",
+    ] {
+        assert!(has(line), "{line} is not in {}", finished.stdout);
+    }
+    assert!(!finished.stdout.contains("LEADER_RUN_"), "{}", finished.stdout);
+}
+
+#[test]
+fn no_descriptor_mask_or_disposition_of_ours_leaks() {
+    let list = "ls /proc/self/fd; grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status";
+    let bare = Finished::from(Command::new("sh").args(["-c", list]).stdin(Stdio::null()).output().unwrap());
+    assert_eq!(run(&[], &["sh", "-c", list]).stdout, bare.stdout);
+    // And what is inherited on purpose is passed through.
+    let folder = tempfile::tempdir().unwrap();
+    let file = fs::File::create(folder.path().join("inherited")).unwrap();
+    let shell = format!("exec 7<&{}; exec \"$@\"", 0);
+    let mut with_seven = Command::new("sh");
+    let inner = command(&folder, &[], &["readlink", "/proc/self/fd/7"]);
+    with_seven.args(["-c", &shell, "sh"]).arg(inner.get_program()).args(inner.get_args());
+    with_seven.stdin(Stdio::from(file.try_clone().unwrap()));
+    let finished = Finished::from(with_seven.output().unwrap());
+    assert!(finished.stdout.trim().ends_with("inherited"), "{finished:?} {}", file.as_raw_fd());
+}
+
+#[test]
+fn term_sends_the_stop_signal_int_sends_int_and_others_are_forwarded() {
+    let script = "for s in TERM INT USR1 HUP; do trap \"echo got $s\" $s; done; trap 'echo got QUIT; exit 4' QUIT
+                  echo ready; while :; do sleep 0.02; done";
+    let (_folder, mut contender) = start(&["--stop-signal", "QUIT"], script);
+    contender.wait_line("ready");
+    contender.signal(SIGUSR1);
+    contender.wait_line("got USR1");
+    contender.signal(SIGINT);
+    contender.wait_line("got INT");
+    assert!(contender.is_running());
+    contender.signal(SIGTERM);
+    assert_eq!(contender.wait(), 4, "{}", contender.said());
+    assert_eq!(contender.count("got QUIT"), 1);
+    assert_eq!(contender.count("got TERM"), 0);
+}
+
+#[test]
+fn after_the_stop_grace_the_child_is_killed_and_asking_again_changes_nothing() {
+    let (_folder, mut contender) =
+        start(&["--stop-grace", "1500ms"], "trap 'echo asked' TERM; echo ready; while :; do sleep 0.02; done");
+    contender.wait_line("ready");
+    contender.signal(SIGTERM);
+    let asked = Instant::now();
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(100));
+        contender.signal(SIGTERM);
+    }
+    assert_eq!(contender.wait(), 137, "{}", contender.said());
+    let took = asked.elapsed();
+    assert!(took >= Duration::from_millis(1_490) && took < Duration::from_millis(2_500), "{took:?}");
+    assert!(contender.count("asked") >= 2, "each request reaches the child");
+}
+
+#[test]
+fn a_stopped_child_still_gets_its_stop_signal() {
+    let (_folder, mut contender) =
+        start(&[], "echo pid $$; trap 'echo bye; exit 6' TERM; kill -STOP $$; while :; do sleep 0.02; done");
+    let pid: i32 = contender.wait_line("pid ").text[4..].parse().unwrap();
+    let state = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    wait_for("the child has stopped itself", LONG, || state().contains(") T ").then_some(()));
+    contender.signal(SIGTERM);
+    assert_eq!(contender.wait(), 6, "{}", contender.said());
+}
+
+/// A member of the tree that has left its group, its session and its parent, and ignores SIGTERM.
+const DAEMON: &str = "setsid bash -c 'trap \"\" TERM; env -i sleep 300 & echo daemon $$ $!; wait' & ";
+
+fn daemons(contender: &Contender) -> Vec<i32> {
+    let line = contender.wait_line("daemon ").text;
+    line[7..].split(' ').map(|pid| pid.parse().unwrap()).collect()
+}
+
+#[test]
+fn descendants_that_outlive_the_child_are_gone_before_the_lock_is_released() {
+    let (folder, mut contender) = start(&[], &format!("{DAEMON} sleep 0.3; exit 5"));
+    let pids = daemons(&contender);
+    let record = || fs::read_to_string(folder.path().join("default_demo.json")).unwrap();
+    wait_for("the release", LONG, || record().contains("\"holderIdentity\":\"\"").then_some(()));
+    assert!(pids.iter().all(|pid| !is_alive(*pid)), "released while {pids:?} live");
+    assert_eq!(contender.wait(), 5);
+}
+
+#[test]
+fn kill_9_of_leader_run_takes_the_whole_tree_along() {
+    let (_folder, contender) = start(&[], &format!("{DAEMON} echo pid $$; trap '' TERM; while :; do sleep 0.02; done"));
+    let mut pids = daemons(&contender);
+    pids.push(contender.wait_line("pid ").text[4..].parse().unwrap());
+    let killed = Instant::now();
+    contender.signal(SIGKILL);
+    let took = wait_gone(&pids, LONG) - killed;
+    assert!(took <= Duration::from_millis(100), "{took:?}");
+}
+
+#[test]
+fn a_guard_that_dies_takes_the_tree_along_and_the_lock_is_given_back() {
+    let (folder, mut contender) = start(&[], &format!("{DAEMON} echo pid $$ $PPID; while :; do sleep 0.02; done"));
+    let mut pids = daemons(&contender);
+    let line = contender.wait_line("pid ").text;
+    let (child, guard) = line[4..].split_once(' ').unwrap();
+    pids.push(child.parse().unwrap());
+    let killed = Instant::now();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(guard.parse().unwrap()), nix::sys::signal::SIGKILL).unwrap();
+    let took = wait_gone(&pids, LONG) - killed;
+    assert!(took <= Duration::from_millis(500), "{took:?}");
+    assert_eq!(contender.wait(), 125, "{}", contender.said());
+    let record = fs::read_to_string(folder.path().join("default_demo.json")).unwrap();
+    assert!(record.contains("\"holderIdentity\":\"\""), "{record}");
+}
+
+#[test]
+fn a_reader_of_standard_error_that_stops_reading_holds_up_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    // Full before it starts, and never read.
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+    while nix::unistd::write(&writer, &[b'x'; 4096]).is_ok() {}
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
+    let start = Instant::now();
+    let mut process = command(&folder, &["-v"], &["sh", "-c", "exit 5"]).stderr(Stdio::from(writer)).spawn().unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(5));
+    assert!(start.elapsed() < Duration::from_secs(5));
+    drop(reader);
+}
+
+#[test]
+fn messages_can_be_json() {
+    let finished = run(&["--log-format", "json"], &["true"]);
+    let line: serde_json::Value = serde_json::from_str(finished.stderr.lines().next().unwrap()).unwrap();
+    assert_eq!(line["level"], "INFO");
+    assert!(line["message"].as_str().unwrap().starts_with("leading file lock default/demo"), "{line}");
+    assert_eq!(run(&["-q"], &["true"]).stderr, "");
+}

@@ -1,0 +1,251 @@
+//! The election, run by the real binary on a lock in a file.
+
+mod support;
+
+use nix::libc::{SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use support::{Contender, Finished, LONG, alone, leader_run, median, wait_for, wait_gone};
+use tempfile::TempDir;
+
+/// One lock, in a folder of its own.
+struct Lock {
+    folder: TempDir,
+}
+
+impl Lock {
+    fn new() -> Lock {
+        Lock { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn record(&self) -> PathBuf {
+        self.folder.path().join("default_demo.json")
+    }
+
+    fn text(&self) -> String {
+        fs::read_to_string(self.record()).unwrap_or_default()
+    }
+
+    fn oracle(&self) -> PathBuf {
+        self.folder.path().join("oracle")
+    }
+
+    fn command(&self, options: &[&str], child: &[String]) -> Command {
+        let mut command = leader_run();
+        command.args(["--lock", "file", "--name", "demo", "--lock-dir"]).arg(self.folder.path());
+        command.args(options).arg("--").args(child);
+        command
+    }
+
+    /// A contender whose child proves that it is alone, then does this.
+    fn contender(&self, options: &[&str], script: &str) -> Contender {
+        Contender::start(&mut self.command(options, &alone(&self.oracle(), script)))
+    }
+}
+
+/// The shortest lease there is.
+const SHORT: [&str; 4] = ["--lease-duration", "3s", "--renew-deadline", "1500ms"];
+
+#[test]
+fn the_first_line_of_the_readme() {
+    let lock = Lock::new();
+    let child = ["sh", "-c", "echo \"token $LEADER_ELECTION_FENCING_TOKEN\"; exit 7"].map(String::from);
+    let run = || Finished::from(lock.command(&[], &child).output().unwrap());
+    let token = |finished: &Finished| finished.stdout.trim().strip_prefix("token ").unwrap().parse::<u64>().unwrap();
+    let (first, second) = (run(), run());
+    assert_eq!((first.code, second.code), (7, 7), "{first:?}");
+    assert!(token(&first) < token(&second), "tokens grow");
+}
+
+#[test]
+fn a_second_one_waits_and_starts_within_100_ms_of_the_release() {
+    let lock = Lock::new();
+    let mut samples = Vec::new();
+    for _ in 0..20 {
+        let first = lock.contender(&[], "read -t 60 < <(sleep 60) & trap 'echo bye; exit 0' TERM; wait");
+        first.wait_line("start");
+        let mut second = lock.contender(&[], "exit 3");
+        second.wait_line("waiting");
+        assert!(second.line("start").is_none());
+        first.signal(SIGTERM);
+        // The child's last word is a little before the release: this is an upper bound.
+        let start = second.wait_line("start").at;
+        samples.push(start - first.wait_line("bye").at);
+        assert_eq!(second.wait(), 3);
+        assert_eq!(first.count("OVERLAP") + second.count("OVERLAP"), 0);
+    }
+    let median = median(samples);
+    assert!(median <= Duration::from_millis(100), "{median:?}");
+    eprintln!("release to next start: median {median:?}");
+}
+
+#[test]
+fn wait_ends_with_124_and_says_who_holds_the_lock() {
+    let lock = Lock::new();
+    let first = lock.contender(&["--identity", "the-first"], "sleep 60");
+    first.wait_line("start");
+    for (wait, changed) in [("0s", "has not renewed"), ("1s", ""), ("3s", "has renewed")] {
+        let start = Instant::now();
+        let mut second = lock.contender(&["--wait", wait], "exit 3");
+        assert_eq!(second.wait(), 124);
+        let line = second.wait_line("not leading after").text;
+        for words in ["the-first", wait, changed, "--wait of more than 15s"] {
+            assert!(line.contains(words), "{words:?} is not in {line}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(8));
+    }
+}
+
+#[test]
+fn a_lock_that_is_free_is_taken_with_wait_zero() {
+    let lock = Lock::new();
+    for _ in 0..2 {
+        let mut contender = lock.contender(&["--wait", "0s"], "exit 3");
+        assert_eq!(contender.wait(), 3, "{}", contender.said());
+    }
+}
+
+#[test]
+fn after_kill_9_the_child_is_gone_and_the_next_one_waits_for_the_lease() {
+    let lock = Lock::new();
+    let first = lock.contender(&SHORT, "echo pid $$; trap '' TERM; while :; do sleep 0.05; done");
+    let second = lock.contender(&SHORT, "echo pid $$; sleep 60");
+    let (leader, standby) = wait_for("a leader", LONG, || {
+        let leads = |c: &Contender| c.line("pid ").is_some();
+        if leads(&first) { Some((&first, &second)) } else { leads(&second).then_some((&second, &first)) }
+    });
+    let pid = leader.wait_line("pid ").text[4..].parse().unwrap();
+    standby.wait_line("waiting");
+    // Right after a renewal, so that its moment is known.
+    let renewed = |text: &str| lock.text() != *text;
+    let before = lock.text();
+    wait_for("a renewal", LONG, || renewed(&before).then_some(()));
+    let renewal = Instant::now();
+    let killed = Instant::now();
+    leader.signal(SIGKILL);
+    let gone = wait_gone(&[pid], LONG);
+    assert!(gone - killed <= Duration::from_millis(100), "{:?}", gone - killed);
+    let next = standby.wait_line("pid ").at - renewal;
+    let lease = Duration::from_secs(3);
+    assert!(next >= lease - Duration::from_millis(20), "the next child started after {next:?}");
+    assert!(next <= lease + Duration::from_millis(500), "the next child started after {next:?}");
+    assert_eq!(standby.count("OVERLAP"), 0);
+}
+
+#[test]
+fn a_stopped_leader_run_loses_its_child_in_time() {
+    let lock = Lock::new();
+    let mut leader = lock.contender(&SHORT, "echo pid $$; trap '' TERM; while :; do sleep 0.05; done");
+    let pid = leader.wait_line("pid ").text[4..].parse().unwrap();
+    leader.signal(SIGSTOP);
+    let stopped = Instant::now();
+    // S+K is 2 s after a renewal that was at most a retry period ago.
+    let gone = wait_gone(&[pid], LONG) - stopped;
+    leader.signal(SIGCONT);
+    assert!(gone <= Duration::from_millis(2_300), "{gone:?}");
+    assert_eq!(leader.wait(), 75);
+    assert!(leader.said().contains("lost file lock default/demo"), "{}", leader.said());
+}
+
+#[test]
+fn a_lock_taken_by_somebody_else_is_a_loss_and_is_not_touched_again() {
+    let lock = Lock::new();
+    let mut leader = lock.contender(&[], "trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done");
+    leader.wait_line("start");
+    let foreign = lock.text().replace(&identity(&lock), "somebody-else");
+    let foreign = replace(&lock, &foreign);
+    let written = Instant::now();
+    assert!(leader.wait_line("asked").at - written <= Duration::from_millis(500));
+    assert_eq!(leader.wait(), 75);
+    assert!(leader.said().contains("somebody-else holds it now"), "{}", leader.said());
+    assert_eq!(lock.text(), foreign);
+}
+
+#[test]
+fn a_lock_that_is_deleted_or_cleared_is_written_again_and_the_child_is_not_touched() {
+    let lock = Lock::new();
+    let leader = lock.contender(&[], "trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done");
+    leader.wait_line("start");
+    let standbys = [lock.contender(&[], "exit 3"), lock.contender(&[], "exit 3")];
+    standbys.iter().for_each(|standby| drop(standby.wait_line("waiting")));
+    let mine = identity(&lock);
+    for _ in 0..10 {
+        fs::remove_file(lock.record()).unwrap();
+        wait_for("it is created again", LONG, || lock.text().contains(&mine).then_some(()));
+        replace(&lock, &lock.text().replace(&mine, ""));
+        wait_for("it is written again", LONG, || lock.text().contains(&mine).then_some(()));
+    }
+    // Long enough for a standby to have started, had it been misled.
+    sleep(Duration::from_secs(1));
+    assert_eq!(leader.count("asked"), 0);
+    assert!(standbys.iter().all(|standby| standby.line("start").is_none()));
+    assert!(leader.said().contains("was deleted while we lead"));
+    assert!(leader.said().contains("was cleared while we lead"));
+}
+
+#[test]
+fn two_processes_with_one_identity_never_have_two_children() {
+    let lock = Lock::new();
+    let options = [&SHORT[..], &["--identity", "same"]].concat();
+    let contenders: Vec<_> = (0..2).map(|_| lock.contender(&options, "sleep 1")).collect();
+    let mut codes: Vec<_> = contenders.into_iter().map(|mut c| (c.wait(), c.count("OVERLAP"))).collect();
+    codes.sort();
+    assert_eq!(codes, [(0, 0), (0, 0)], "in turn");
+    // A restart after a crash waits for the lease; with --resume it does not.
+    let crashed = lock.contender(&options, "sleep 60");
+    crashed.wait_line("start");
+    crashed.signal(SIGKILL);
+    let start = Instant::now();
+    let mut resumed = lock.contender(&[&options[..], &["--resume"]].concat(), "exit 3");
+    assert_eq!(resumed.wait(), 3);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_signal_ends_a_standby_with_128_plus_its_number() {
+    let lock = Lock::new();
+    let leader = lock.contender(&[], "sleep 60");
+    leader.wait_line("start");
+    for signal in [SIGTERM, SIGINT] {
+        let mut standby = lock.contender(&[], "exit 3");
+        standby.wait_line("waiting");
+        standby.signal(signal);
+        assert_eq!(standby.wait(), 128 + signal);
+    }
+}
+
+#[test]
+fn many_take_turns() {
+    let lock = Lock::new();
+    let mut contenders: Vec<_> = (0..10).map(|_| lock.contender(&[], "sleep 0.02")).collect();
+    let mut tokens: Vec<u64> = Vec::new();
+    for contender in &mut contenders {
+        assert_eq!((contender.wait(), contender.count("OVERLAP")), (0, 0));
+        tokens.push(contender.wait_line("start ").text[6..].parse().unwrap());
+    }
+    tokens.sort_unstable();
+    tokens.dedup();
+    assert_eq!(tokens.len(), 10, "every term has a token of its own");
+}
+
+fn identity(lock: &Lock) -> String {
+    let text = lock.text();
+    let start = text.find("holderIdentity\":\"").unwrap() + 17;
+    text[start..].split('"').next().unwrap().to_owned()
+}
+
+/// Replaces the record as another contender would, except that nobody asks whether it may: a version later
+/// than any.
+fn replace(lock: &Lock, text: &str) -> String {
+    let old = text.find("resourceVersion\":\"").unwrap() + 18;
+    let digits = text[old..].find('"').unwrap();
+    let revision: u64 = text[old..old + digits].parse().unwrap();
+    let text = format!("{}{}{}", &text[..old], revision + 1, &text[old + digits..]);
+    let new = lock.folder.path().join("by-hand");
+    fs::write(&new, &text).unwrap();
+    fs::rename(new, lock.record()).unwrap();
+    text
+}

@@ -1,0 +1,188 @@
+//! What all black-box tests share: the real binary, started, watched and ended.
+#![allow(dead_code)]
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+/// Longer than anything takes on a busy machine; a test that waits for it has failed.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// The binary under test, with nothing of this environment that it would take for an option.
+pub fn leader_run() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_leader-run"));
+    for (name, _) in std::env::vars_os() {
+        let name_text = name.to_string_lossy().into_owned();
+        if ["LEADER_RUN_", "LEADER_ELECTION_", "KUBE", "POD_NAME"].iter().any(|own| name_text.starts_with(own)) {
+            command.env_remove(name);
+        }
+    }
+    command.env("HOME", "/nonexistent").stdin(Stdio::null());
+    command
+}
+
+/// Runs the binary with these arguments to its end.
+pub fn output<S: AsRef<OsStr>>(args: &[S]) -> Finished {
+    leader_run().args(args).output().unwrap().into()
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Finished {
+    fn from(output: Output) -> Finished {
+        Finished {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// Waits until `probe` finds something, or panics with `what`.
+pub fn wait_for<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + within;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited {within:?} in vain for: {what}");
+        sleep(Duration::from_millis(2));
+    }
+}
+
+/// The median of some durations.
+pub fn median(mut samples: Vec<Duration>) -> Duration {
+    samples.sort();
+    samples[samples.len() / 2]
+}
+
+/// A bash script as a child that proves by the kernel that it is alone: its first act is to take a file
+/// lock, whose descriptor every descendant inherits. Refused, it prints `OVERLAP`. Then it prints
+/// `start <token>`.
+pub fn alone(oracle: &Path, script: &str) -> [String; 3] {
+    let script = format!(
+        "exec 9>>{0}; flock -n 9 || echo OVERLAP; echo start $LEADER_ELECTION_FENCING_TOKEN; {script}",
+        oracle.display()
+    );
+    ["bash".into(), "-c".into(), script]
+}
+
+/// A line of output, and when it was read.
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub at: Instant,
+    pub text: String,
+}
+
+/// A running leader-run. Ended, with its tree, when dropped.
+pub struct Contender {
+    process: Child,
+    lines: Arc<Mutex<Vec<Line>>>,
+    ended: Option<i32>,
+}
+
+impl Contender {
+    pub fn start(command: &mut Command) -> Contender {
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        collect(process.stdout.take().unwrap(), &lines);
+        collect(process.stderr.take().unwrap(), &lines);
+        Contender { process, lines, ended: None }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.process.id() as i32
+    }
+
+    /// Sends leader-run itself a signal.
+    pub fn signal(&self, signal: i32) {
+        let signal = nix::sys::signal::Signal::try_from(signal).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    pub fn lines(&self) -> Vec<Line> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// All that it and its child have said so far.
+    pub fn said(&self) -> String {
+        self.lines().iter().map(|line| format!("{}\n", line.text)).collect()
+    }
+
+    /// The first line with this text, if it has come.
+    pub fn line(&self, text: &str) -> Option<Line> {
+        self.lines().into_iter().find(|line| line.text.contains(text))
+    }
+
+    pub fn count(&self, text: &str) -> usize {
+        self.lines().iter().filter(|line| line.text.contains(text)).count()
+    }
+
+    /// Waits for a line with this text.
+    pub fn wait_line(&self, text: &str) -> Line {
+        wait_for(&format!("{text:?} in:\n{}", self.said()), LONG, || self.line(text))
+    }
+
+    /// Waits for its end and returns its exit code; of a signal, its negative number.
+    pub fn wait(&mut self) -> i32 {
+        if let Some(code) = self.ended {
+            return code;
+        }
+        let end = Instant::now() + LONG;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                use std::os::unix::process::ExitStatusExt;
+                let code = status.code().unwrap_or_else(|| -status.signal().unwrap());
+                self.ended = Some(code);
+                return code;
+            }
+            assert!(Instant::now() < end, "it does not end:\n{}", self.said());
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.ended.is_none() && self.process.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Contender {
+    fn drop(&mut self) {
+        // Its guard sees the end of the socket and kills the tree.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn collect(from: impl Read + Send + 'static, to: &Arc<Mutex<Vec<Line>>>) {
+    let to = to.clone();
+    thread::spawn(move || {
+        for text in BufReader::new(from).lines().map_while(Result::ok) {
+            to.lock().unwrap().push(Line { at: Instant::now(), text });
+        }
+    });
+}
+
+/// Whether a process of this number is there and no zombie.
+pub fn is_alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// When the last process of these is gone.
+pub fn wait_gone(pids: &[i32], within: Duration) -> Instant {
+    wait_for(&format!("the end of {pids:?}"), within, || {
+        let at = Instant::now();
+        pids.iter().all(|pid| !is_alive(*pid)).then_some(at)
+    })
+}
