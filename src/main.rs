@@ -37,11 +37,12 @@ fn start() -> Result<i32, Refusal> {
     let format = cli.log_format;
     let config = Config::new(cli, timing)?;
 
+    let signals = signal::block()?;
     let plan = spawn::Plan {
         program: config.program.clone(),
         name: config.command[0].clone(),
         args: config.command[1..].to_vec(),
-        mask: signal::block()?,
+        mask: signals.before,
         foreground: spawn::is_foreground(),
     };
     let guard = child::fork_guard(plan, config.stop_signal)?;
@@ -50,7 +51,7 @@ fn start() -> Result<i32, Refusal> {
     runtime.block_on(async {
         let guard = Guard::new(guard)?;
         let (lock, namespace) = lock::open(&config.lock).await?;
-        run::run(&config, &*lock, &namespace, guard).await
+        run::run(&config, &*lock, &namespace, guard, &signals).await
     })
 }
 

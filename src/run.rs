@@ -3,7 +3,7 @@
 
 use crate::alarm::Alarm;
 use crate::child::guard::{Deadlines, FromGuard, ToGuard};
-use crate::child::signal::{self, Signals};
+use crate::child::signal::{self, Blocked, Signals};
 use crate::child::{Guard, spawn};
 use crate::clock::{Instant, Now};
 use crate::config::Config;
@@ -28,11 +28,17 @@ const GUARD_LATENESS: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// When the system does not give what a run needs to begin.
-pub async fn run(config: &Config, lock: &dyn Lock, namespace: &str, guard: Guard) -> Result<i32, Refusal> {
+pub async fn run(
+    config: &Config,
+    lock: &dyn Lock,
+    namespace: &str,
+    guard: Guard,
+    signals: &Blocked,
+) -> Result<i32, Refusal> {
     let now = Now::read();
     let mut run = Run {
         elector: Elector::new(settings(config)?, now),
-        signals: Signals::open()?,
+        signals: Signals::open(signals)?,
         alarm: Alarm::new()?,
         request: None,
         watch: None,
@@ -403,6 +409,7 @@ fn say(lock: &dyn Lock, notice: &Notice) {
         Notice::Waiting(record, lease) => {
             info!("waiting: {lock} is held by {}, for {} at a time", shown(&record.holder), format_duration(*lease));
         }
+        Notice::Failing(Failure::Timeout) => warn!("{lock} cannot be reached: no answer in time; trying again"),
         Notice::Failing(failure) => warn!("{}; trying again", shown(&failure.to_string())),
         Notice::Recovered => info!("{lock} can be reached again"),
         Notice::Polling(failure) => warn!("{}; polling instead", shown(&failure.to_string())),

@@ -2,7 +2,7 @@
 
 mod support;
 
-use nix::libc::{SIGINT, SIGKILL, SIGTERM, SIGUSR1};
+use nix::libc::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -104,6 +104,26 @@ fn term_sends_the_stop_signal_int_sends_int_and_others_are_forwarded() {
     assert_eq!(contender.wait(), 4, "{}", contender.said());
     assert_eq!(contender.count("got QUIT"), 1);
     assert_eq!(contender.count("got TERM"), 0);
+}
+
+#[test]
+fn signals_that_are_ignored_from_the_start_stay_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    // As nohup and a script's background job start it. The child asks for them again.
+    let child = "trap 'echo got' USR1 USR2; echo ready; while :; do sleep 0.02; done";
+    let inner = command(&folder, &[], &["bash", "-c", child]);
+    let mut outer = Command::new("sh");
+    outer.args(["-c", "trap '' HUP INT; exec \"$@\"", "sh"]).arg(inner.get_program()).args(inner.get_args());
+    let mut contender = Contender::start(&mut outer);
+    contender.wait_line("ready");
+    for signal in [SIGHUP, SIGINT, SIGUSR1] {
+        contender.signal(signal);
+    }
+    contender.wait_line("got");
+    assert!(contender.is_running());
+    contender.signal(SIGTERM);
+    assert_eq!(contender.wait(), 143, "{}", contender.said());
+    assert_eq!(contender.count("got SIGINT"), 0);
 }
 
 #[test]

@@ -7,9 +7,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
 use tokio::io::unix::AsyncFd;
 
-/// What is handed on to the child. Not among them: what cannot be caught, what reports a fault of our own,
-/// SIGCHLD, and the terminal's stop signals.
-const FORWARDED: [Signal; 15] = [
+/// What is handed on to the child. Not among them: what cannot be caught, what reports a fault of our own
+/// (SIGPIPE too: our own connections cause it), SIGCHLD, and the terminal's stop signals.
+const FORWARDED: [Signal; 14] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGHUP,
@@ -18,7 +18,6 @@ const FORWARDED: [Signal; 15] = [
     Signal::SIGUSR2,
     Signal::SIGWINCH,
     Signal::SIGCONT,
-    Signal::SIGPIPE,
     Signal::SIGALRM,
     Signal::SIGVTALRM,
     Signal::SIGPROF,
@@ -27,27 +26,40 @@ const FORWARDED: [Signal; 15] = [
     Signal::SIGPWR,
 ];
 
-/// Blocks the signals that are handed on, so that none is lost from now on, and returns the mask as it
-/// was, for the child.
-///
-/// # Errors
-/// None in practice: the calls fail only for arguments that are wrong.
-pub fn block() -> io::Result<SigSet> {
-    let mut before = SigSet::empty();
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&forwarded()), Some(&mut before))?;
-    Ok(before)
+/// The signals that are handed on, blocked so that none is lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocked {
+    /// The signal mask as it was before, for the child.
+    pub before: SigSet,
+    forwarded: SigSet,
 }
 
-fn forwarded() -> SigSet {
+/// Blocks the signals that are handed on, from now on. Those that are ignored stay ignored, as `nohup` and
+/// a shell's background jobs ask for: a blocked signal would be delivered all the same.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn block() -> io::Result<Blocked> {
     // The real-time signals have no names in nix: take them from the full set.
-    let mut set = SigSet::all();
+    let mut forwarded = SigSet::all();
     for signal in Signal::iterator() {
-        set.remove(signal);
+        forwarded.remove(signal);
     }
+    let ignored = ignored(&std::fs::read_to_string("/proc/self/status")?);
     for signal in FORWARDED {
-        set.add(signal);
+        if ignored & (1 << (signal as i32 - 1)) == 0 {
+            forwarded.add(signal);
+        }
     }
-    set
+    let mut before = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&forwarded), Some(&mut before))?;
+    Ok(Blocked { before, forwarded })
+}
+
+/// The signals that a process ignores, one bit each, from its /proc status.
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// The stream of blocked signals.
@@ -55,12 +67,12 @@ fn forwarded() -> SigSet {
 pub struct Signals(AsyncFd<Watched<SignalFd>>);
 
 impl Signals {
-    /// Opens it in the runtime of the caller, after [`block`].
+    /// Opens it in the runtime of the caller.
     ///
     /// # Errors
     /// When there is no descriptor left.
-    pub fn open() -> io::Result<Signals> {
-        let fd = SignalFd::with_flags(&forwarded(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    pub fn open(blocked: &Blocked) -> io::Result<Signals> {
+        let fd = SignalFd::with_flags(&blocked.forwarded, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         Ok(Signals(sys::watch(fd)?))
     }
 
@@ -97,6 +109,12 @@ pub fn name(signal: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_ignored_is_read_from_proc() {
+        assert_eq!(ignored("Name:\tx\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\n"), 0x1001);
+        assert_eq!(ignored(""), 0);
+    }
 
     #[test]
     fn signals_are_known_by_name_and_number() {

@@ -45,8 +45,11 @@ fn cut_off_for_6_s_no_child_notices(cluster: &Cluster) {
             fault(&proxy);
             sleep(Duration::from_secs(6));
             heal(&proxy);
+            // The second renewal after it is sent when the first is known to have succeeded.
             let healed = Instant::now();
-            wait_for("a renewal", LONG, || (last_renewal(&proxy) > healed).then_some(()));
+            let sent =
+                |proxy: &Proxy| proxy.requests().iter().filter(|r| r.request.method == "PUT" && r.at > healed).count();
+            wait_for("two renewals", LONG, || (sent(&proxy) >= 2).then_some(()));
         }
         assert_eq!(leader.count("asked"), 0, "{}", leader.said());
         leader.signal(SIGTERM);

@@ -5,6 +5,7 @@ use crate::apiserver::Cluster;
 use crate::scene::{LOCK, MINIMAL, SHORT, Scene};
 use crate::support::{Finished, leader_run};
 use crate::tls::Tls;
+use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -76,19 +77,15 @@ fn a_namespace_that_does_not_exist(cluster: &Cluster) {
 fn an_untrusted_certificate(cluster: &Cluster) {
     let scene = Scene::new(cluster, &MINIMAL);
     let config = scene.user.kubeconfig(&cluster.url(), Some(scene.namespace.name()));
-    let text = fs::read_to_string(&config).unwrap();
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(config).unwrap()).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let ca = folder.path().join("ca.pem");
-    fs::write(&ca, Tls::new().ca_pem).unwrap();
-    // Another authority in place of the right one.
-    let lines = text.lines().map(|line| match line.split_once("certificate-authority-data:") {
-        Some((indent, _)) => format!("{indent}certificate-authority: {}", ca.display()),
-        None => line.to_owned(),
-    });
+    // Another authority in place of the right one, and as a file beside the kubeconfig.
+    fs::write(folder.path().join("ca.pem"), Tls::new().ca_pem).unwrap();
+    config["clusters"][0]["cluster"] = json!({"server": cluster.url(), "certificate-authority": "ca.pem"});
     let other = folder.path().join("kubeconfig");
-    fs::write(&other, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    fs::write(&other, config.to_string()).unwrap();
     let (finished, took) = run(leader_run().arg("--kubeconfig").arg(other).args(["--", "true"]));
-    refused(&finished, &["cannot trust", "UnknownIssuer", "certificate-authority"]);
+    refused(&finished, &["cannot trust", "invalid peer certificate", "certificate-authority"]);
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(scene.namespace.lease("true").is_none());
 }
@@ -98,7 +95,8 @@ fn an_untrusted_certificate(cluster: &Cluster) {
 fn in_cluster(cluster: &Cluster) {
     let scene = Scene::new(cluster, &MINIMAL);
     let config = fs::read_to_string(scene.user.kubeconfig(&cluster.url(), None)).unwrap();
-    let token = config.lines().find_map(|line| line.trim().strip_prefix("token: ")).unwrap().trim_matches('"');
+    let config: Value = serde_json::from_str(&config).unwrap();
+    let token = config["users"][0]["user"]["token"].as_str().unwrap();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("token"), token).unwrap();
     fs::write(folder.path().join("namespace"), scene.namespace.name()).unwrap();
