@@ -5,7 +5,7 @@ use leader_run::cli::Cli;
 use leader_run::config::{Config, Timing};
 use leader_run::exit::{self, Refusal};
 use leader_run::report::log;
-use leader_run::{lock, run, sys};
+use leader_run::{run, sys};
 use tracing::{Level, error};
 
 fn main() {
@@ -15,7 +15,6 @@ fn main() {
         refusal.code
     });
     log::finish();
-    // Not a return: the runtime would wait for look-ups that hang.
     std::process::exit(code)
 }
 
@@ -48,11 +47,13 @@ fn start() -> Result<i32, Refusal> {
     let guard = child::fork_guard(plan, config.stop_signal)?;
     log::start(format, level);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         let guard = Guard::new(guard)?;
-        let (lock, namespace) = lock::open(&config.lock).await?;
-        run::run(&config, &*lock, &namespace, guard, &signals).await
-    })
+        run::run(&config, guard, &signals).await
+    });
+    // Not dropped: that would wait for look-ups that hang.
+    runtime.shutdown_background();
+    code
 }
 
 /// One line, through the log once there is one.

@@ -9,7 +9,7 @@ use crate::clock::{Instant, Now};
 use crate::config::Config;
 use crate::elector::{Action, Elector, Event, GaveUp, Leadership, Loss, Notice, Outcome, Settings};
 use crate::exit::{self, Refusal};
-use crate::lock::{Answer, Changes, Lock};
+use crate::lock::{self, Answer, Changes, Lock};
 use crate::report::shown;
 use crate::store::{Change, Failure, Reply, Request};
 use futures_util::StreamExt;
@@ -18,27 +18,38 @@ use nix::errno::Errno;
 use nix::libc::{SIGINT, SIGTERM};
 use std::path::Path;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 /// How late the guard may be before leader-run does its work.
 const GUARD_LATENESS: Duration = Duration::from_millis(200);
 
-/// Contends for the lock, runs the child while leading, and returns the exit code.
+/// Opens the lock, contends for it, runs the child while leading, and returns the exit code.
 ///
 /// # Errors
-/// When the system does not give what a run needs to begin.
-pub async fn run(
-    config: &Config,
-    lock: &dyn Lock,
-    namespace: &str,
-    guard: Guard,
-    signals: &Blocked,
-) -> Result<i32, Refusal> {
+/// When the lock cannot be opened, or the system does not give what a run needs.
+pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32, Refusal> {
     let now = Now::read();
+    let signals = Signals::open(signals)?;
+    debug!("reading the configuration");
+    let code = tokio::select! {
+        opened = lock::open(&config.lock) => Err(opened?),
+        signal = stop_signal(&signals) => Ok(exit::by_signal(signal)),
+        wait = waited(config) => {
+            error!("not leading after {}: the credentials for the cluster did not come in time", format_duration(wait));
+            Ok(exit::NOT_LEADING)
+        }
+    };
+    let (lock, namespace) = match code {
+        Err(opened) => opened,
+        Ok(code) => {
+            // With the program, if there is one, that should have brought the credentials.
+            guard.kill_everything();
+            return Ok(code);
+        }
+    };
     let mut run = Run {
         elector: Elector::new(settings(config)?, now),
-        signals: Signals::open(signals)?,
         alarm: Alarm::new()?,
         request: None,
         watch: None,
@@ -47,9 +58,10 @@ pub async fn run(
         stop: None,
         code: None,
         config,
-        lock,
-        namespace,
+        lock: &*lock,
+        namespace: &namespace,
         guard,
+        signals,
     };
     debug!("contending for {lock} as {}", shown(&config.identity));
     let mut event = Event::Tick;
@@ -61,6 +73,25 @@ pub async fn run(
         }
         event = run.next_event().await?;
     }
+}
+
+/// Waits for a signal that ends us before we lead.
+async fn stop_signal(signals: &Signals) -> i32 {
+    loop {
+        let signal = signals.next().await;
+        if [SIGTERM, SIGINT].contains(&signal) {
+            return signal;
+        }
+    }
+}
+
+/// Waits until `--wait` is over; one of zero is for the elector, which tries once.
+async fn waited(config: &Config) -> Duration {
+    match config.timing.wait.filter(|wait| !wait.is_zero()) {
+        Some(wait) => sleep(wait).await,
+        None => std::future::pending().await,
+    }
+    config.timing.wait.unwrap_or_default()
 }
 
 fn settings(config: &Config) -> Result<Settings, Refusal> {

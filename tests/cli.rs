@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
-use support::{Finished, leader_run, output};
+use support::{Contender, Finished, leader_run, output};
 
 /// Asserts that it ended with this code, and one line on standard error that contains all the words.
 fn one_line(finished: &Finished, code: i32, words: &[&str]) {
@@ -175,4 +175,28 @@ fn help_says_what_the_values_given_mean() {
     assert!(help.stdout.lines().all(|line| line.chars().count() <= 100), "{}", help.stdout);
     let version = output(&["--version"]);
     assert_eq!((version.code, version.stdout.as_str()), (0, concat!("leader-run ", env!("CARGO_PKG_VERSION"), "\n")));
+}
+
+#[test]
+fn credentials_that_never_come_do_not_make_it_deaf() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kubeconfig");
+    let exec = "{apiVersion: client.authentication.k8s.io/v1, command: sleep, args: ['300'], interactiveMode: Never}";
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{{name: a, context: {{cluster: c, user: u}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:1'}}}}]\nusers: [{{name: u, user: {{exec: {exec}}}}}]\n"
+    );
+    fs::write(&path, text).unwrap();
+    let start = |wait: &[&str]| {
+        let mut command = leader_run();
+        command.arg("--kubeconfig").arg(&path).args(["-v", "--ns", "ops"]).args(wait).args(["--", "true"]);
+        Contender::start(&mut command)
+    };
+    let mut contender = start(&["--wait", "1s"]);
+    assert_eq!(contender.wait(), 124, "{}", contender.said());
+    contender.wait_line("did not come in time");
+    let mut contender = start(&[]);
+    contender.wait_line("reading the configuration");
+    contender.signal(nix::libc::SIGTERM);
+    assert_eq!(contender.wait(), 143, "{}", contender.said());
 }

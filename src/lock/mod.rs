@@ -18,6 +18,8 @@ use futures_util::Stream;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::pin::Pin;
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 use tracing::warn;
 
 /// The lock types, by the names they go by: ours first, client-go's plural after it.
@@ -94,7 +96,10 @@ pub async fn open(options: &Options) -> Result<(Box<dyn Lock>, String)> {
             Ok((Box::new(lock), namespace))
         }
         Type::Lease => {
-            let (client, found) = Client::new(&options.source).await?;
+            // Credentials may come from a program that hangs: in a thread of its own it holds up nobody.
+            let source = options.source.clone();
+            let build = move || Handle::current().block_on(Client::new(&source));
+            let (client, found) = spawn_blocking(build).await??;
             let namespace = options.namespace.clone().or(found);
             let namespace = namespace.context("no namespace: the kubeconfig's context names none; give --namespace")?;
             valid_name(&namespace, 63, false).map_err(|why| anyhow!("namespace {namespace:?} {why}"))?;
