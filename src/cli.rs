@@ -1,6 +1,9 @@
 //! The command line: nothing but flags, their help and their environment twins. `config.rs` says what
 //! they mean.
 
+// Its doc comments are the help text, where `<uid>` is no HTML.
+#![allow(rustdoc::invalid_html_tags)]
+
 use crate::child::signal;
 use crate::exit::Refusal;
 use crate::lock::{TYPES, Type};

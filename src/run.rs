@@ -7,10 +7,10 @@ use crate::child::signal::{self, Blocked, Signals};
 use crate::child::{Guard, spawn};
 use crate::clock::{Instant, Now};
 use crate::config::Config;
-use crate::elector::{Action, Elector, Event, GaveUp, Leadership, Loss, Notice, Outcome, Settings};
+use crate::elector::{Action, Elector, Event, Leadership, Loss, Outcome, Settings};
 use crate::exit::{self, Refusal};
 use crate::lock::{self, Answer, Changes, Lock};
-use crate::report::shown;
+use crate::report::{shown, words};
 use crate::store::{Change, Failure, Reply, Request};
 use futures_util::StreamExt;
 use humantime::format_duration;
@@ -68,7 +68,9 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
     loop {
         run.step(event);
         if let Some(code) = run.code {
-            run.guard.dismiss();
+            if run.guard_alive {
+                run.guard.dismiss();
+            }
             return Ok(code);
         }
         event = run.next_event().await?;
@@ -207,7 +209,7 @@ impl Run<'_> {
                 Action::Renewed(since) => self.renewed(since),
                 Action::Lost(loss) => self.lost(&loss),
                 Action::Over(outcome) => self.over(&outcome),
-                Action::Say(notice) => say(self.lock, &notice),
+                Action::Say(notice) => words::say(self.lock, &notice),
             }
         }
     }
@@ -272,7 +274,7 @@ impl Run<'_> {
     fn lost(&mut self, loss: &Loss) {
         let now = Instant::now();
         self.watch = None;
-        error!("lost {}: {}", self.lock, why(loss, self.config));
+        error!("lost {}: {}", self.lock, words::loss(loss, self.config));
         let (signal, grace) = (self.config.stop_signal, self.config.timing.loss_grace);
         let code = self.config.lost_exit_code;
         match &mut self.term {
@@ -336,11 +338,6 @@ impl Run<'_> {
         self.guard_alive = false;
         error!("the guard {how}: killing every process it started");
         self.guard.kill_everything();
-        if self.term.is_none() {
-            // There was nothing to guard yet, and now there is nobody to guard it.
-            self.stop = Some((SIGTERM, Instant::now()));
-            self.term = None;
-        }
         self.gone(exit::OWN_FAILURE);
         Event::Finish
     }
@@ -395,7 +392,7 @@ impl Run<'_> {
                 let lease = format_duration(self.config.timing.lease_duration);
                 warn!("could not give {} back{why}; it expires by itself after {lease}", self.lock);
             }
-            Outcome::GaveUp(gave_up) => error!("{}", gave_up_text(self.lock, self.config, gave_up)),
+            Outcome::GaveUp(gave_up) => error!("{}", words::gave_up(self.lock, self.config, gave_up)),
             Outcome::Failed(failure) => error!("{failure}"),
         }
         self.code = Some(match (outcome, &self.term, self.stop) {
@@ -419,50 +416,5 @@ fn start_failed(program: &Path, errno: i32) -> i32 {
         Errno::ENOENT => exit::NOT_FOUND,
         _ if spawn::is_shortage(errno) => exit::OWN_FAILURE,
         _ => exit::NOT_EXECUTABLE,
-    }
-}
-
-fn why(loss: &Loss, config: &Config) -> String {
-    match loss {
-        Loss::Deadline(failure) => {
-            let last = failure.as_ref().map(|f| format!(", last error: {}", shown(&f.to_string()))).unwrap_or_default();
-            format!("renew deadline {} passed{last}", format_duration(config.timing.renew_deadline))
-        }
-        Loss::Taken(holder) if holder.is_empty() => "somebody else led, and gave it back".into(),
-        Loss::Taken(holder) => format!("{} holds it now", shown(holder)),
-        Loss::Twin => format!("another process uses our identity {}", shown(&config.identity)),
-        Loss::Forfeited(reason) => reason.clone(),
-    }
-}
-
-fn say(lock: &dyn Lock, notice: &Notice) {
-    match notice {
-        Notice::Waiting(record, lease) => {
-            info!("waiting: {lock} is held by {}, for {} at a time", shown(&record.holder), format_duration(*lease));
-        }
-        Notice::Failing(Failure::Timeout) => warn!("{lock} cannot be reached: no answer in time; trying again"),
-        Notice::Failing(failure) => warn!("{}; trying again", shown(&failure.to_string())),
-        Notice::Recovered => info!("{lock} can be reached again"),
-        Notice::Polling(failure) => warn!("{}; polling instead", shown(&failure.to_string())),
-        Notice::Recreating => warn!("{lock} was deleted while we lead: creating it again"),
-        Notice::Reasserting => warn!("{lock} was cleared while we lead: writing it again"),
-    }
-}
-
-fn gave_up_text(lock: &dyn Lock, config: &Config, gave_up: &GaveUp) -> String {
-    let wait = format_duration(config.timing.wait.unwrap_or_default());
-    let lease = format_duration(gave_up.lease_duration);
-    let last = gave_up.failure.as_ref().map(|f| format!("; last error: {}", shown(&f.to_string()))).unwrap_or_default();
-    match &gave_up.record {
-        Some(record) if !record.is_free() => {
-            let alive = if gave_up.changed { "has renewed it meanwhile" } else { "has not renewed it meanwhile" };
-            format!(
-                "not leading after {wait}: {lock} is held by {}, who {alive}; taking over from a dead leader needs a \
-                 --wait of more than {lease}{last}",
-                shown(&record.holder)
-            )
-        }
-        Some(_) => format!("not leading after {wait}: {lock} was free but could not be taken in time{last}"),
-        None => format!("not leading after {wait}: {lock} could not be read or created{last}"),
     }
 }

@@ -1,5 +1,9 @@
 //! The conformance tables: client-go's own tests by the row names of its table, and the cases that other
 //! clients' faults add. Where we differ from client-go on purpose, the row says so.
+//!
+//! Elsewhere: V1 (timings) in `config.rs`; L1, X1 and X4 (shapes) in `record.rs`; X5 (what a write keeps) and
+//! X17 (watch lines) in `lock/lease.rs`. V2 (a race of Check with the run) has no counterpart, for the state
+//! has a single owner. X22 is about MultiLocks. Peers, suspends and full outages are black-box tests too.
 
 use super::*;
 use crate::store::tests::version;
@@ -524,6 +528,15 @@ fn x12_a_release_whose_answer_was_lost_is_not_repeated_over_somebody_else() {
 }
 
 #[test]
+fn x13_a_leader_that_was_stopped_for_longer_than_r_knows_that_it_lost() {
+    let mut rig = Rig::leading();
+    rig.now.at = rig.now.at.plus(SECOND * 60);
+    rig.event(Event::Tick);
+    assert_eq!(rig.lost, Some(Loss::Deadline(None)));
+    assert!(rig.calls.is_empty(), "nothing is written after a loss");
+}
+
+#[test]
 fn x14_s_is_counted_from_before_the_send_and_r_is_the_end() {
     let mut rig = Rig::leading();
     let start = rig.now.at;
@@ -582,6 +595,20 @@ fn x15_refusals_are_survived_until_r() {
     rig.pass(SECOND * 2);
     rig.put(written(2));
     assert_eq!((rig.lost.clone(), rig.said.last()), (None, Some(&Notice::Recovered)));
+}
+
+#[test]
+fn x16_a_busy_server_is_asked_again_at_our_own_pace() {
+    let mut rig = Rig::leading();
+    for _ in 0..3 {
+        while rig.verb().is_none() {
+            rig.pass(Duration::from_millis(100));
+        }
+        rig.put(Err(Failure::Busy("come back in 30 s".into())));
+    }
+    rig.pass(SECOND * 2);
+    assert_eq!(rig.lost, Some(Loss::Deadline(Some(Failure::Busy("come back in 30 s".into())))));
+    assert_eq!(rig.calls, [Verb::Update; 3]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the outside sees.
 
 pub mod log;
+pub mod words;
 
 /// Text from outside, such as a holder's identity, as it may be shown: bounded, and without anything that
 /// could move a cursor or forge a line.

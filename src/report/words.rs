@@ -1,0 +1,57 @@
+//! What people are told of an election, in one line each.
+
+use super::shown;
+use crate::config::Config;
+use crate::elector::{GaveUp, Loss, Notice};
+use crate::lock::Lock;
+use crate::store::Failure;
+use humantime::format_duration;
+use tracing::{info, warn};
+
+/// Why the lock was lost.
+pub fn loss(loss: &Loss, config: &Config) -> String {
+    match loss {
+        Loss::Deadline(failure) => {
+            let last = failure.as_ref().map(|f| format!(", last error: {}", shown(&f.to_string()))).unwrap_or_default();
+            format!("renew deadline {} passed{last}", format_duration(config.timing.renew_deadline))
+        }
+        Loss::Taken(holder) if holder.is_empty() => "somebody else led, and gave it back".into(),
+        Loss::Taken(holder) => format!("{} holds it now", shown(holder)),
+        Loss::Twin => format!("another process uses our identity {}", shown(&config.identity)),
+        Loss::Forfeited(reason) => reason.clone(),
+    }
+}
+
+/// Tells people what happens in passing.
+pub fn say(lock: &dyn Lock, notice: &Notice) {
+    match notice {
+        Notice::Waiting(record, lease) => {
+            info!("waiting: {lock} is held by {}, for {} at a time", shown(&record.holder), format_duration(*lease));
+        }
+        Notice::Failing(Failure::Timeout) => warn!("{lock} cannot be reached: no answer in time; trying again"),
+        Notice::Failing(failure) => warn!("{}; trying again", shown(&failure.to_string())),
+        Notice::Recovered => info!("{lock} can be reached again"),
+        Notice::Polling(failure) => warn!("{}; polling instead", shown(&failure.to_string())),
+        Notice::Recreating => warn!("{lock} was deleted while we lead: creating it again"),
+        Notice::Reasserting => warn!("{lock} was cleared while we lead: writing it again"),
+    }
+}
+
+/// What is known when `--wait` is over.
+pub fn gave_up(lock: &dyn Lock, config: &Config, gave_up: &GaveUp) -> String {
+    let wait = format_duration(config.timing.wait.unwrap_or_default());
+    let lease = format_duration(gave_up.lease_duration);
+    let last = gave_up.failure.as_ref().map(|f| format!("; last error: {}", shown(&f.to_string()))).unwrap_or_default();
+    match &gave_up.record {
+        Some(record) if !record.is_free() => {
+            let alive = if gave_up.changed { "has renewed it meanwhile" } else { "has not renewed it meanwhile" };
+            format!(
+                "not leading after {wait}: {lock} is held by {}, who {alive}; taking over from a dead leader needs a \
+                 --wait of more than {lease}{last}",
+                shown(&record.holder)
+            )
+        }
+        Some(_) => format!("not leading after {wait}: {lock} was free but could not be taken in time{last}"),
+        None => format!("not leading after {wait}: {lock} could not be read or created{last}"),
+    }
+}
