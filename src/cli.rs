@@ -197,6 +197,9 @@ fn one_line(error: &clap::Error) -> String {
             }
         }
         ErrorKind::ValueValidation => line,
+        ErrorKind::InvalidValue | ErrorKind::TooManyValues if line.contains("--") && !line.contains('<') => {
+            format!("{line}; use true or false")
+        }
         _ => format!("{line}; see leader-run --help"),
     }
 }

@@ -11,6 +11,8 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Bytes. The API server sets no limit, but everybody who shows an identity does.
+const LONGEST_IDENTITY: usize = 253;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The timings of an election. `safety.md`'s symbols: L, R, P and K.
@@ -56,10 +58,11 @@ impl Timing {
         if renew >= kill {
             return refuse(format!(
                 "--renew-deadline {} must be less than {} with a lease duration of {}, so that the child is dead before \
-                 the lock expires; lower it, or raise --lease-duration",
+                 the lock expires; give one such as {}, or raise --lease-duration",
                 show(renew),
                 show(kill),
-                show(lease)
+                show(lease),
+                show((retry.mul_f64(1.2) + kill) / 2)
             ));
         }
         if renew.as_secs_f64() <= 1.2 * retry.as_secs_f64() {
@@ -177,8 +180,11 @@ impl Config {
         if let Some(namespace) = &cli.namespace {
             valid_name(namespace, 63, false).map_err(|why| Refusal::new(format!("--namespace {namespace:?} {why}")))?;
         }
-        if cli.identity.as_ref().is_some_and(|id| id.is_empty() || id.chars().any(char::is_control)) {
-            return Err(Refusal::new("--identity must not be empty or contain control characters"));
+        let unfit = |id: &String| id.is_empty() || id.len() > LONGEST_IDENTITY || id.chars().any(char::is_control);
+        if cli.identity.as_ref().is_some_and(unfit) {
+            return Err(Refusal::new(format!(
+                "--identity must have 1 to {LONGEST_IDENTITY} bytes and no control characters"
+            )));
         }
         let program = spawn::look_up(command).map_err(|missing| {
             let shown = Path::new(command).display();

@@ -44,6 +44,8 @@ fn bad_input_gets_one_line_and_125() {
         (&["--lock", "file", "--retry-period", "500ms", "--", "true"], &["--retry-period", "at least 1s"]),
         (&["--lock", "file", "--retry-period", "9s", "--", "true"], &["1.2 retry periods"]),
         (&["--lock", "file", "--loss-grace", "10s", "--", "true"], &["--loss-grace", "at most 3s 500ms"]),
+        (&["--lock", "file", "--lease-duration", "3s", "--", "true"], &["--renew-deadline 2s", "such as 1s 600ms"]),
+        (&["--lock", "file", "--resume=maybe", "--", "true"], &["--resume", "true or false"]),
         (&["--lock", "file", "--stop-signal", "KABOOM", "--", "true"], &["no such signal"]),
         (&["--lock", "file", "--lost-exit-code", "0", "--", "true"], &["--lost-exit-code"]),
         (&["--lock", "file", "--identity", "", "--", "true"], &["--identity"]),
@@ -65,7 +67,7 @@ fn the_environment_is_checked_like_the_options_and_an_option_beats_it() {
         Finished::from(leader_run().env(name, value).args(all).output().unwrap())
     };
     one_line(&run("LEADER_RUN_LEASE_DURATION", "15", &["--", "true"]), 125, &["did you mean 15s?"]);
-    one_line(&run("LEADER_RUN_RESUME", "maybe", &["--", "true"]), 125, &["maybe"]);
+    one_line(&run("LEADER_RUN_RESUME", "maybe", &["--", "true"]), 125, &["maybe", "true or false"]);
     one_line(&run("LEADER_RUN_LOCK_TYPO", "ignored", &["--", "no-such-command"]), 127, &["not found"]);
     let beaten = run("LEADER_RUN_LEASE_DURATION", "15", &["--lease-duration", "15s", "--", "true"]);
     assert_eq!(beaten.code, 0, "{}", beaten.stderr);
@@ -119,6 +121,8 @@ fn kubeconfigs_that_cannot_be_used() {
     let insecure = whole("server: 'https://127.0.0.1:1', insecure-skip-tls-verify: true");
     one_line(&run(&insecure, &["--ns", "ops"]), 125, &["insecure-skip-tls-verify", "certificate-authority"]);
     one_line(&run(&whole("server: 'http://192.0.2.1:1'"), &["--ns", "ops"]), 125, &["https"]);
+    let proxied = whole("server: 'https://127.0.0.1:1', proxy-url: 'http://127.0.0.1:2'");
+    one_line(&run(&proxied, &["--ns", "ops"]), 125, &["proxy-url"]);
     one_line(&run(&whole("server: 'not a url'"), &["--ns", "ops"]), 125, &["cannot use kubeconfig"]);
     // An unreachable server is said once and tried again; the last error is repeated at the end.
     let unreachable = run(&local, &["--ns", "ops"]);

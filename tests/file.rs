@@ -165,6 +165,20 @@ fn a_lock_taken_by_somebody_else_is_a_loss_and_is_not_touched_again() {
 }
 
 #[test]
+fn a_loss_during_a_requested_stop_ends_with_75() {
+    let lock = Lock::new();
+    let script = "trap 'echo asked; sleep 1; exit 0' TERM; while :; do sleep 0.05; done";
+    let mut leader = lock.contender(&["--lost-exit-code", "42"], script);
+    leader.wait_line("start");
+    leader.signal(SIGTERM);
+    leader.wait_line("asked");
+    let foreign = lock.text().replace(&identity(&lock), "somebody-else");
+    let foreign = replace(&lock, &foreign);
+    assert_eq!(leader.wait(), 42, "{}", leader.said());
+    assert_eq!(lock.text(), foreign);
+}
+
+#[test]
 fn a_lock_that_is_deleted_or_cleared_is_written_again_and_the_child_is_not_touched() {
     let lock = Lock::new();
     let leader = lock.contender(&[], "trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done");

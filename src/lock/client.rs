@@ -4,7 +4,7 @@
 //! configuration comes from where it is said to come from, in that order, without debug overrides.
 
 use crate::store::{Failure, Verb};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use http_body_util::{BodyExt, Limited};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -54,12 +54,12 @@ impl Client {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_keepalive(Some(Duration::from_secs(30)));
-        let problem = || format!("cannot use the credentials for {server}");
-        let https = config.rustls_https_connector_with_connector(http).with_context(problem)?;
+        let problem = |e: kube::Error| anyhow!("cannot use the credentials for {server}: {}", one_line(&e));
+        let https = config.rustls_https_connector_with_connector(http).map_err(problem)?;
         let service = ServiceBuilder::new()
             .layer(config.base_uri_layer())
-            .option_layer(config.auth_layer().with_context(problem)?)
-            .layer(config.extra_headers_layer().with_context(problem)?)
+            .option_layer(config.auth_layer().map_err(problem)?)
+            .layer(config.extra_headers_layer().map_err(problem)?)
             .map_err(BoxError::from)
             .service(legacy::Client::builder(TokioExecutor::new()).build(https));
         let client = kube::Client::new(service, config.default_namespace);
@@ -108,7 +108,7 @@ async fn configuration(source: &Source) -> Result<(kube::Config, Option<String>)
     if source.context.is_none() && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
         let config = kube::Config::incluster_env().map_err(|e| {
             let mounted = "is the service account's token mounted (automountServiceAccountToken)?";
-            anyhow::anyhow!("in a pod, but {}; {mounted}", one_line(&e))
+            anyhow!("in a pod, but {}; {mounted}", one_line(&e))
         })?;
         let namespace = config.default_namespace.trim().to_owned();
         return Ok((config, Some(namespace)));
@@ -128,7 +128,7 @@ async fn from_files(paths: &[PathBuf], source: &Source) -> Result<(kube::Config,
     let mut merged = Kubeconfig::default();
     for path in paths {
         let read = Kubeconfig::read_from(path).and_then(|next| merged.clone().merge(next));
-        merged = read.map_err(|e| anyhow::anyhow!("cannot use kubeconfig {}: {}", path.display(), one_line(&e)))?;
+        merged = read.map_err(|e| anyhow!("cannot use kubeconfig {}: {}", path.display(), one_line(&e)))?;
     }
     let context = source.context.clone().or_else(|| merged.current_context.clone());
     let Some(context) = context.filter(|name| !name.is_empty()) else {
@@ -142,9 +142,18 @@ async fn from_files(paths: &[PathBuf], source: &Source) -> Result<(kube::Config,
         );
     };
     let namespace = named.context.as_ref().and_then(|c| c.namespace.clone()).filter(|n| !n.is_empty());
+    let proxied = |name: &str| {
+        let cluster = merged.clusters.iter().find(|named| named.name == name).and_then(|named| named.cluster.as_ref());
+        cluster.is_some_and(|cluster| cluster.proxy_url.as_ref().is_some_and(|url| !url.is_empty()))
+    };
+    // Going round it would be worse than not going.
+    ensure!(
+        !named.context.as_ref().is_some_and(|context| proxied(&context.cluster)),
+        "kubeconfig {names} asks for a proxy (proxy-url), which leader-run does not support"
+    );
     let options = KubeConfigOptions { context: Some(context), ..Default::default() };
     let config = kube::Config::from_custom_kubeconfig(merged, &options).await;
-    let config = config.map_err(|e| anyhow::anyhow!("cannot use kubeconfig {names}: {}", one_line(&e)))?;
+    let config = config.map_err(|e| anyhow!("cannot use kubeconfig {names}: {}", one_line(&e)))?;
     Ok((config, namespace))
 }
 
