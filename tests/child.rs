@@ -8,7 +8,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{Contender, Finished, LONG, is_alive, leader_run, wait_for, wait_gone};
+use support::{Contender, Finished, LONG, is_alive, leader_run, wait_for, wait_gone, with_default_signals};
 use tempfile::TempDir;
 
 fn command(folder: &TempDir, options: &[&str], child: &[&str]) -> Command {
@@ -75,7 +75,8 @@ fn the_environment_says_which_term_it_is_and_hides_our_own_options() {
 #[test]
 fn no_descriptor_mask_or_disposition_of_ours_leaks() {
     let list = "ls /proc/self/fd; grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status";
-    let bare = Finished::from(Command::new("sh").args(["-c", list]).stdin(Stdio::null()).output().unwrap());
+    let bare = with_default_signals("sh").args(["-c", list]).stdin(Stdio::null()).output().unwrap();
+    let bare = Finished::from(bare);
     assert_eq!(run(&[], &["sh", "-c", list]).stdout, bare.stdout);
     // And what is inherited on purpose is passed through.
     let folder = tempfile::tempdir().unwrap();
@@ -113,7 +114,8 @@ fn signals_that_are_ignored_from_the_start_stay_ignored() {
     let child = "trap 'echo got' USR1 USR2; echo ready; while :; do sleep 0.02; done";
     let inner = command(&folder, &[], &["bash", "-c", child]);
     let mut outer = Command::new("sh");
-    outer.args(["-c", "trap '' HUP INT; exec \"$@\"", "sh"]).arg(inner.get_program()).args(inner.get_args());
+    // Without the `env --default-signal` that stands before the binary otherwise.
+    outer.args(["-c", "trap '' HUP INT; exec \"$@\"", "sh"]).args(inner.get_args().skip(1));
     let mut contender = Contender::start(&mut outer);
     contender.wait_line("ready");
     for signal in [SIGHUP, SIGINT, SIGUSR1] {

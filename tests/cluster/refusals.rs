@@ -106,7 +106,10 @@ fn in_cluster(cluster: &Cluster) {
     let pod = |mount: &str| {
         let mut command = Command::new("unshare");
         let inner = leader_run();
-        command.args(["--mount", "sh", "-c", &format!("{mount} exec \"$@\""), "sh"]).arg(inner.get_program());
+        command
+            .args(["--mount", "sh", "-c", &format!("{mount} exec \"$@\""), "sh"])
+            .arg(inner.get_program())
+            .args(inner.get_args());
         command.args([
             "--name",
             LOCK,

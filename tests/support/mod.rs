@@ -12,9 +12,17 @@ use std::time::{Duration, Instant};
 /// Longer than anything takes on a busy machine; a test that waits for it has failed.
 pub const LONG: Duration = Duration::from_secs(60);
 
+/// A program with the default disposition for every signal. The tests may run in the background of a
+/// script, where SIGINT is ignored, and what is ignored is inherited.
+pub fn with_default_signals(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(program);
+    command
+}
+
 /// The binary under test, with nothing of this environment that it would take for an option.
 pub fn leader_run() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_leader-run"));
+    let mut command = with_default_signals(env!("CARGO_BIN_EXE_leader-run"));
     for (name, _) in std::env::vars_os() {
         let name_text = name.to_string_lossy().into_owned();
         if ["LEADER_RUN_", "LEADER_ELECTION_", "KUBE", "POD_NAME"].iter().any(|own| name_text.starts_with(own)) {
