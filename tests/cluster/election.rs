@@ -183,9 +183,10 @@ fn a_stopped_leader_loses_its_child_in_time(cluster: &Cluster) {
     leader.signal(SIGSTOP);
     let asked = leader.wait_line("asked").at - renewed;
     let killed = wait_gone(&[pid], LONG) - renewed;
-    // S is a little before the renewal is seen.
-    assert!(asked <= Duration::from_millis(4_250) && asked >= Duration::from_millis(3_800), "{asked:?}");
-    assert!(killed <= Duration::from_millis(5_250) && killed >= Duration::from_millis(4_800), "{killed:?}");
+    // R is 4 s and K 5 s. S is a little before the renewal is seen, or a retry period earlier where the
+    // leader was stopped before it read the answer.
+    assert!(asked <= Duration::from_millis(4_250) && asked >= Duration::from_millis(2_800), "{asked:?}");
+    assert!(killed <= Duration::from_millis(5_250) && killed >= Duration::from_millis(3_800), "{killed:?}");
     // The standby leads and gives the lock back; the old leader wakes up and knows that it lost.
     assert_eq!(standby.wait(), 3);
     let before = scene.lease();
