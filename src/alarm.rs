@@ -8,6 +8,9 @@ use std::io;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 
+/// No nap is longer: one more look costs nothing.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// Wakes one waiter at one moment of `CLOCK_BOOTTIME`.
 #[derive(Debug)]
 pub struct Alarm(AsyncFd<Watched<TimerFd>>);
@@ -30,7 +33,7 @@ impl Alarm {
         let Some(after) = after else {
             return Ok(self.0.get_ref().unset()?);
         };
-        let at = TimeSpec::from_duration(now.boot + after.max(Duration::from_nanos(1)));
+        let at = TimeSpec::from_duration(now.boot.saturating_add(after.clamp(Duration::from_nanos(1), DAY)));
         Ok(self.0.get_ref().set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?)
     }
 

@@ -55,6 +55,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
         watch: None,
         term: None,
         guard_alive: true,
+        overdue: None,
         stop: None,
         code: None,
         config,
@@ -123,6 +124,9 @@ struct Run<'a> {
     watch: Option<Changes<'a>>,
     term: Option<Term>,
     guard_alive: bool,
+    /// Since when the guard should have killed. Of a clock that stands still in a suspend, after which the
+    /// guard has to get its turn first.
+    overdue: Option<std::time::Instant>,
     /// The signal that asked for a stop, and when the child is killed for it.
     stop: Option<(i32, Instant)>,
     /// Set when all is done.
@@ -239,8 +243,11 @@ impl Run<'_> {
         if let Some(term) = &mut self.term
             && term.tree == Tree::Waiting
             && !term.lost
+            && self.stop.is_none()
         {
             term.tree = Tree::Alive(None);
+            // A guard that does not even read this is as overdue as one that does not act on it.
+            term.acknowledged = Some(term.deadlines.kill);
             self.guard.send(&ToGuard::Start { term: TERM, deadlines: term.deadlines, env });
         }
     }
@@ -297,9 +304,23 @@ impl Run<'_> {
             return Event::Tick;
         };
         match said {
-            FromGuard::Acknowledged(_, kill) => term.acknowledged = Some(kill),
+            FromGuard::Acknowledged(_, kill) => {
+                term.acknowledged = Some(kill);
+                self.overdue = None;
+            }
             FromGuard::Started(_, pid) => debug!("started {} as process {pid}", self.config.program.display()),
-            FromGuard::Late(_) => term.tree = Tree::Waiting,
+            FromGuard::Late(_) => {
+                term.tree = Tree::Waiting;
+                if term.lost {
+                    self.code = Some(self.config.lost_exit_code);
+                } else if self.stop.is_some() {
+                    return Event::Finish;
+                }
+            }
+            FromGuard::Continued(_, signal) => {
+                let name = signal::name(signal);
+                info!("the terminal stopped the child (SIG{name}): continued, for a stopped leader loses its lock");
+            }
             FromGuard::Failed(_, errno) => {
                 let code = start_failed(&self.config.program, errno);
                 return self.gone(code);
@@ -342,18 +363,22 @@ impl Run<'_> {
         Event::Finish
     }
 
-    /// How long until the guard should have done what it acknowledged.
+    /// How long until the guard should have done what it acknowledged, and then until it is given up.
     fn guard_overdue(&self, now: Now) -> Option<Duration> {
         let term = self.term.as_ref().filter(|_| self.guard_alive)?;
         let kill = term.acknowledged.filter(|_| matches!(term.tree, Tree::Alive(_)))?;
-        Some(kill.plus(GUARD_LATENESS).leader_left(now.at))
+        let late = |since: std::time::Instant| GUARD_LATENESS.saturating_sub(since.elapsed());
+        Some(self.overdue.map_or_else(|| kill.leader_left(now.at), late))
     }
 
     fn alarmed(&mut self) -> Event {
-        match self.guard_overdue(Now::read()) {
-            Some(left) if left.is_zero() => self.guard_died("missed its deadline"),
-            _ => Event::Tick,
+        if self.guard_overdue(Now::read()).is_some_and(|left| left.is_zero()) {
+            if self.overdue.is_some() {
+                return self.guard_died("missed its deadline");
+            }
+            self.overdue = Some(std::time::Instant::now());
         }
+        Event::Tick
     }
 
     fn signalled(&mut self, signal: i32) -> Event {

@@ -31,15 +31,15 @@ pub fn kill(pid: Pid, signal: i32) -> nix::Result<()> {
     Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
 }
 
-/// Reaps one child that has ended, without waiting: its process id and raw wait status. `None` when all
-/// that are left are alive. Unlike nix's, it knows children that died of a real-time signal.
+/// Reaps one child that has ended, without waiting, or reports one that was stopped: its process id and raw
+/// wait status. `None` when nothing is new. Unlike nix's, it knows children that died of a real-time signal.
 ///
 /// # Errors
 /// ECHILD when there is no child at all.
 pub fn reap_one() -> nix::Result<Option<(Pid, i32)>> {
     let mut status = 0;
     // SAFETY: waitpid writes to a status that outlives the call.
-    let pid = Errno::result(unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::__WALL) })?;
+    let pid = Errno::result(unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::WUNTRACED | libc::__WALL) })?;
     Ok((pid != 0).then_some((Pid::from_raw(pid), status)))
 }
 

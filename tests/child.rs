@@ -3,6 +3,7 @@
 mod support;
 
 use nix::libc::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
+use nix::sys::signal::Signal;
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -199,6 +200,73 @@ fn a_guard_that_dies_takes_the_tree_along_and_the_lock_is_given_back() {
     assert_eq!(contender.wait(), 125, "{}", contender.said());
     let record = fs::read_to_string(folder.path().join("default_demo.json")).unwrap();
     assert!(record.contains("\"holderIdentity\":\"\""), "{record}");
+}
+
+/// The guard of a leader-run that has not started its child yet: its only child process.
+fn guard_of(contender: &Contender) -> i32 {
+    let children = format!("/proc/{0}/task/{0}/children", contender.pid());
+    wait_for("a guard", LONG, || fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok())
+}
+
+fn signal(pid: i32, signal: Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+}
+
+/// A contender that has won the lock while its guard was stopped, and so has no child.
+fn led_by_a_stopped_guard(folder: &TempDir) -> (Contender, i32) {
+    let options = ["--lease-duration", "4s", "-v"];
+    let first = Contender::start(&mut command(folder, &options, &["bash", "-c", "echo first; sleep 60"]));
+    first.wait_line("first");
+    let second = Contender::start(&mut command(folder, &options, &["bash", "-c", "echo second; sleep 60"]));
+    second.wait_line("waiting");
+    let guard = guard_of(&second);
+    signal(guard, Signal::SIGSTOP);
+    first.signal(SIGTERM);
+    second.wait_line("leading");
+    (second, guard)
+}
+
+#[test]
+fn a_guard_that_does_not_start_the_child_is_found_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut second, _) = led_by_a_stopped_guard(&folder);
+    assert_eq!(second.wait(), 125, "{}", second.said());
+    assert!(second.said().contains("the guard missed its deadline"), "{}", second.said());
+    assert!(second.line("second").is_none());
+    let record = fs::read_to_string(folder.path().join("default_demo.json")).unwrap();
+    assert!(record.contains("\"holderIdentity\":\"\""), "given back: {record}");
+}
+
+#[test]
+fn a_stop_or_a_loss_while_the_guard_sleeps_starts_no_child() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut stopped, guard) = led_by_a_stopped_guard(&folder);
+    stopped.signal(SIGTERM);
+    stopped.wait_line("got SIGTERM");
+    signal(guard, Signal::SIGCONT);
+    assert_eq!(stopped.wait(), 143, "{}", stopped.said());
+    assert!(stopped.line("second").is_none());
+
+    let folder = tempfile::tempdir().unwrap();
+    let (mut lost, guard) = led_by_a_stopped_guard(&folder);
+    let path = folder.path().join("default_demo.json");
+    let record = fs::read_to_string(&path).unwrap();
+    let (_, revision) = record.split_once("resourceVersion\":\"").unwrap();
+    let revision = revision.split('"').next().unwrap();
+    let foreign = format!("{{\"resourceVersion\":\"9{revision}\",\"spec\":{{\"holderIdentity\":\"thief\"}}}}");
+    fs::write(folder.path().join("by-hand"), foreign).unwrap();
+    fs::rename(folder.path().join("by-hand"), path).unwrap();
+    lost.wait_line("thief holds it now");
+    signal(guard, Signal::SIGCONT);
+    assert_eq!(lost.wait(), 75, "{}", lost.said());
+    assert!(lost.line("second").is_none());
+}
+
+#[test]
+fn a_child_that_the_terminal_stops_is_continued() {
+    let (_folder, mut contender) = start(&[], "kill -TTIN $$; echo on; exit 8");
+    assert_eq!(contender.wait(), 8, "{}", contender.said());
+    assert_eq!(contender.count("SIGTTIN"), 1, "{}", contender.said());
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod support;
 
 use nix::libc::{SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
@@ -228,6 +229,31 @@ fn a_signal_ends_a_standby_with_128_plus_its_number() {
         standby.wait_line("waiting");
         standby.signal(signal);
         assert_eq!(standby.wait(), 128 + signal);
+    }
+}
+
+#[test]
+fn a_given_folder_can_be_shared_by_users() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not run: it needs root to become other users");
+        return;
+    }
+    let open = || fs::Permissions::from_mode(0o777);
+    let folder = tempfile::Builder::new().permissions(open()).tempdir().unwrap();
+    let program = folder.path().join("leader-run");
+    fs::copy(env!("CARGO_BIN_EXE_leader-run"), &program).unwrap();
+    let locks = folder.path().join("locks");
+    fs::create_dir(&locks).unwrap();
+    fs::set_permissions(&locks, open()).unwrap();
+    for user in ["54322", "54323", "54322"] {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", user, "--clear-groups", "sh", "-c", "umask 077; exec \"$@\"", "sh"]).arg(&program);
+        command
+            .args(["--lock", "file", "--name", "shared", "--lock-dir"])
+            .arg(&locks)
+            .args(["--", "sh", "-c", "exit 3"]);
+        let finished = Finished::from(command.output().unwrap());
+        assert_eq!(finished.code, 3, "{user}: {}", finished.stderr);
     }
 }
 

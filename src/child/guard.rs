@@ -4,10 +4,14 @@
 //! passes or when leader-run is gone, whatever leader-run itself is doing meanwhile.
 
 use crate::clock::Instant;
+use nix::libc::SIGCONT;
 use std::time::Duration;
 
 /// How long descendants that outlive the child may take to end after SIGTERM.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// How long until a child is continued that the terminal has stopped again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The two moments of a term, counted from S.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +70,7 @@ pub enum FromGuard {
     Started(u64, i32),
     /// The child could not be started, with this `errno`.
     Failed(u64, i32),
-    /// The child was not started: the first deadline had passed already.
+    /// The child was not started: the first deadline had passed, or a stop was asked for, meanwhile.
     Late(u64),
     /// The child has ended, with this wait status.
     Exited(u64, i32),
@@ -74,6 +78,8 @@ pub enum FromGuard {
     Expired(u64),
     /// No process of the tree is alive any more.
     Gone(u64),
+    /// The terminal stopped the child with this signal, and it is continued.
+    Continued(u64, i32),
 }
 
 /// What happened.
@@ -96,6 +102,8 @@ pub enum Input {
     },
     /// There is no descendant any more (ECHILD).
     Alone,
+    /// The terminal stopped the child with this signal.
+    Stopped(i32),
 }
 
 /// What to do about it, in this order.
@@ -121,6 +129,12 @@ struct Term {
     deadlines: Deadlines,
     /// Kill at this moment even though the lock is held.
     kill_at: Option<Instant>,
+    /// The additions to the child's environment, until it is started.
+    to_start: Option<Vec<String>>,
+    /// When a child that the terminal stopped is continued; the second time later, lest the two of us and
+    /// the terminal run in circles.
+    continue_at: Option<Instant>,
+    continued: bool,
     /// The child was asked to stop.
     asked: bool,
     /// A deadline passed or the lock is lost. Latched: no later deadline is accepted in this term.
@@ -146,17 +160,20 @@ impl Guard {
     /// Takes what happened, and says what to do.
     pub fn step(&mut self, now: Instant, input: Input) -> Vec<Output> {
         let mut out = Vec::new();
-        let drained = !matches!(input, Input::Message(_));
+        // Only then have all messages been read, and a later deadline may be among them.
+        let drained = matches!(input, Input::Tick | Input::Closed);
         match input {
-            Input::Message(message) => self.told(now, message, &mut out),
+            Input::Message(message) => self.told(message, &mut out),
             Input::Closed => self.closed = true,
             Input::Tick => {}
             Input::Spawned(spawned) => self.spawned(spawned, &mut out),
             Input::Ended { status, others } => self.ended(now, status, others, &mut out),
             Input::Alone => self.alone(&mut out),
+            Input::Stopped(signal) => self.stopped(now, signal, &mut out),
         }
         if drained {
             self.look_at_deadlines(now, &mut out);
+            self.start(now, &mut out);
         }
         out
     }
@@ -170,23 +187,23 @@ impl Guard {
     pub fn wake(&self, now: Instant) -> Option<Duration> {
         let term = self.term.as_ref().filter(|term| !term.killing)?;
         let stop = (!term.expired).then(|| term.deadlines.stop.leader_left(now));
+        let stop = stop.into_iter().chain(term.continue_at.map(|at| at.leader_left(now)));
         let kill = term.kill_at.unwrap_or(term.deadlines.kill).earlier(term.deadlines.kill);
-        stop.into_iter().chain([kill.leader_left(now)]).min()
+        stop.chain([kill.leader_left(now)]).min()
     }
 
-    fn told(&mut self, now: Instant, message: ToGuard, out: &mut Vec<Output>) {
+    fn told(&mut self, message: ToGuard, out: &mut Vec<Output>) {
         if let ToGuard::Start { term, deadlines, env } = message {
             if self.term.is_some() {
                 return;
             }
-            if deadlines.stop.leader_left(now).is_zero() {
-                return out.push(Output::Send(FromGuard::Late(term)));
-            }
             out.push(Output::Send(FromGuard::Acknowledged(term, deadlines.kill)));
-            out.push(Output::Spawn(env));
             self.term = Some(Term {
                 number: term,
                 deadlines,
+                to_start: Some(env),
+                continue_at: None,
+                continued: false,
                 kill_at: None,
                 asked: false,
                 expired: false,
@@ -213,7 +230,7 @@ impl Guard {
                 term.kill_at = Some(term.kill_at.map_or(kill, |at| at.earlier(kill)));
                 term.expired |= lost;
                 term.asked = true;
-                if !term.child_ended {
+                if !term.child_ended && term.to_start.is_none() {
                     out.push(Output::Stop(signal));
                 }
             }
@@ -221,6 +238,33 @@ impl Guard {
                 out.push(Output::Signal(signal));
             }
             ToGuard::Stop { .. } | ToGuard::Signal { .. } => {}
+        }
+    }
+
+    /// Starts the child, right before which the deadline is looked at once more.
+    fn start(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let Some(term) = &mut self.term else {
+            return;
+        };
+        let Some(env) = term.to_start.take() else {
+            return;
+        };
+        if term.asked || term.expired || term.killing || term.deadlines.stop.leader_left(now).is_zero() {
+            out.push(Output::Send(FromGuard::Late(term.number)));
+            self.term = None;
+            return;
+        }
+        out.push(Output::Spawn(env));
+    }
+
+    fn stopped(&mut self, now: Instant, signal: i32, out: &mut Vec<Output>) {
+        if let Some(term) = &mut self.term {
+            if std::mem::replace(&mut term.continued, true) {
+                term.continue_at = Some(now.plus(AGAIN));
+            } else {
+                term.continue_at = Some(now);
+                out.push(Output::Send(FromGuard::Continued(term.number, signal)));
+            }
         }
     }
 
@@ -267,7 +311,10 @@ impl Guard {
         };
         let passed = |deadline: Instant| deadline.leader_left(now).is_zero();
         term.killing |= self.closed || passed(term.deadlines.kill) || term.kill_at.is_some_and(passed);
-        if !term.expired && passed(term.deadlines.stop) {
+        if term.continue_at.take_if(|at| passed(*at)).is_some() {
+            out.push(Output::Signal(SIGCONT));
+        }
+        if !term.expired && term.to_start.is_none() && passed(term.deadlines.stop) {
             term.expired = true;
             out.push(Output::Send(FromGuard::Expired(term.number)));
             if !term.asked && !term.child_ended {
@@ -298,7 +345,8 @@ mod tests {
         let mut guard = Guard::new(TERM);
         let start = ToGuard::Start { term: 1, deadlines: deadlines(0), env: vec![] };
         let out = guard.step(at(0), Input::Message(start));
-        assert_eq!(out, [Output::Send(FromGuard::Acknowledged(1, at(13_500))), Output::Spawn(vec![])]);
+        assert_eq!(out, [Output::Send(FromGuard::Acknowledged(1, at(13_500)))]);
+        assert_eq!(guard.step(at(0), Input::Tick), [Output::Spawn(vec![])]);
         assert_eq!(guard.step(at(1), Input::Spawned(Ok(99))), [Output::Send(FromGuard::Started(1, 99))]);
         guard
     }
@@ -338,7 +386,8 @@ mod tests {
         let out = guard.step(at(13_501), Input::Ended { status: 9, others: false });
         assert_eq!(out, [Output::Send(FromGuard::Exited(1, 9)), Output::Send(FromGuard::Gone(1))]);
         let start = ToGuard::Start { term: 2, deadlines: deadlines(20_000), env: vec![] };
-        assert_eq!(guard.step(at(20_000), Input::Message(start)).len(), 2);
+        guard.step(at(20_000), Input::Message(start));
+        assert_eq!(guard.step(at(20_000), Input::Tick), [Output::Spawn(vec![])]);
         assert!(!guard.is_killing());
     }
 
@@ -359,7 +408,8 @@ mod tests {
         assert!(guard.is_killing());
         assert_eq!(guard.step(at(501), Input::Ended { status: 9, others: true })[1..], [Output::StopAll]);
         assert!(guard.is_killing());
-        assert_eq!(guard.step(at(502), Input::Alone), [Output::Send(FromGuard::Gone(1)), Output::Exit]);
+        assert_eq!(guard.step(at(502), Input::Alone), [Output::Send(FromGuard::Gone(1))]);
+        assert_eq!(guard.step(at(502), Input::Closed), [Output::Exit]);
         let mut idle = Guard::new(TERM);
         assert_eq!(idle.step(at(0), Input::Closed), [Output::Exit]);
     }
@@ -393,8 +443,36 @@ mod tests {
     fn a_child_is_not_started_when_the_first_deadline_has_passed() {
         let mut guard = Guard::new(TERM);
         let start = ToGuard::Start { term: 1, deadlines: deadlines(0), env: vec![] };
-        assert_eq!(guard.step(at(10_000), Input::Message(start)), [Output::Send(FromGuard::Late(1))]);
+        guard.step(at(10_000), Input::Message(start));
+        assert_eq!(guard.step(at(10_000), Input::Tick), [Output::Send(FromGuard::Late(1))]);
         assert_eq!(guard.wake(at(10_000)), None);
+    }
+
+    #[test]
+    fn a_child_is_not_started_when_a_stop_or_a_later_deadline_waits_behind_its_start() {
+        let start = || Input::Message(ToGuard::Start { term: 1, deadlines: deadlines(0), env: vec![] });
+        let stop = ToGuard::Stop { term: 1, signal: TERM, kill: at(12_000), lost: true };
+        let mut guard = Guard::new(TERM);
+        guard.step(at(9_000), start());
+        assert_eq!(guard.step(at(9_000), Input::Message(stop)), []);
+        assert_eq!(guard.step(at(9_000), Input::Tick), [Output::Send(FromGuard::Late(1))]);
+        // With a renewal behind it, it is not too late.
+        guard.step(at(10_500), start());
+        guard.step(at(10_500), extend(8_000));
+        assert_eq!(guard.step(at(10_500), Input::Tick), [Output::Spawn(vec![])]);
+        assert_eq!(guard.step(at(10_500), Input::Spawned(Ok(7))).len(), 1);
+    }
+
+    #[test]
+    fn a_child_that_the_terminal_stops_is_continued_and_that_is_said_once() {
+        let mut guard = started();
+        let said = Output::Send(FromGuard::Continued(1, 21));
+        assert_eq!(guard.step(at(100), Input::Stopped(21)), [said]);
+        assert_eq!(guard.step(at(100), Input::Tick), [Output::Signal(SIGCONT)]);
+        // Stopped again at once: in a second, and silently.
+        assert_eq!(guard.step(at(101), Input::Stopped(21)), []);
+        assert_eq!(guard.wake(at(101)), Some(AGAIN));
+        assert_eq!(guard.step(at(1_101), Input::Tick), [Output::Signal(SIGCONT)]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! read from a descriptor. While no term runs it sleeps without a timer.
 
 use super::guard::{FromGuard, Guard, Input, Output, ToGuard};
-use super::spawn::{Plan, give_terminal_to, spawn};
+use super::spawn::{Plan, foreground_group, give_terminal_to, spawn};
 use super::{tree, wire};
 use crate::clock::Instant;
 use crate::sys;
@@ -28,13 +28,17 @@ struct Shell {
     /// leader-run's process group, which gets the terminal back.
     group: Pid,
     child: Option<Pid>,
+    /// The same, also after its end: its number is that of its group.
+    last_child: Option<Pid>,
+    /// The child was given the terminal.
+    has_terminal: bool,
 }
 
 /// Runs the guard on its end of the socket pair, until leader-run is gone and the tree with it.
 pub fn run(socket: OwnedFd, plan: Plan, stop_signal: i32, parent: Pid) -> ! {
     let group = getpgid(Some(parent)).unwrap_or(parent);
     let core = Guard::new(stop_signal);
-    let code = match (Shell { core, socket, plan, group, child: None }).serve() {
+    let code = match (Shell { core, socket, plan, group, child: None, last_child: None, has_terminal: false }).serve() {
         Ok(()) => 0,
         Err(_) => {
             // Without its descriptors it cannot guard: leader-run sees the end of file and stops.
@@ -98,6 +102,9 @@ impl Shell {
 
     fn reap(&mut self) {
         let reaped = tree::reap(self.child);
+        if let Some(signal) = reaped.stopped {
+            self.step(Input::Stopped(signal));
+        }
         if let Some(status) = reaped.status {
             self.child = None;
             self.step(Input::Ended { status, others: !reaped.alone });
@@ -120,8 +127,11 @@ impl Shell {
         for output in self.core.step(Instant::now(), input) {
             match output {
                 Output::Spawn(env) => {
-                    let spawned = spawn(&self.plan, &env);
+                    // It may have been put into the background since it began to wait.
+                    self.has_terminal = self.plan.foreground && foreground_group() == Some(self.group);
+                    let spawned = spawn(&self.plan, self.has_terminal, &env);
                     self.child = spawned.ok();
+                    self.last_child = self.child.or(self.last_child);
                     self.step(Input::Spawned(spawned.map(Pid::as_raw)));
                 }
                 Output::Signal(signal) => self.signal(signal),
@@ -143,7 +153,9 @@ impl Shell {
     }
 
     fn send(&self, message: FromGuard) {
-        if matches!(message, FromGuard::Gone(_)) && self.plan.foreground {
+        // Not if a shell has taken it meanwhile.
+        let gone = matches!(message, FromGuard::Gone(_));
+        if gone && self.has_terminal && foreground_group() == self.last_child {
             give_terminal_to(self.group);
         }
         // Never waits: a leader-run that does not read must not keep the guard from killing.

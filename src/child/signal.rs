@@ -45,7 +45,9 @@ pub fn block() -> io::Result<Blocked> {
     for signal in Signal::iterator() {
         forwarded.remove(signal);
     }
-    let ignored = ignored(&std::fs::read_to_string("/proc/self/status")?);
+    let status = std::fs::read_to_string("/proc/self/status");
+    let missing = |e| io::Error::other(format!("cannot read /proc/self/status ({e}); /proc has to be mounted"));
+    let ignored = ignored(&status.map_err(missing)?);
     for signal in FORWARDED {
         if ignored & (1 << (signal as i32 - 1)) == 0 {
             forwarded.add(signal);

@@ -66,7 +66,7 @@ pub struct Plan {
     pub args: Vec<OsString>,
     /// The signal mask to give back to it: the one leader-run was started with.
     pub mask: SigSet,
-    /// Whether it becomes the foreground process group of the terminal.
+    /// Whether it may become the foreground process group of the terminal.
     pub foreground: bool,
 }
 
@@ -74,7 +74,12 @@ pub struct Plan {
 /// terminal: then the child takes its place.
 pub fn is_foreground() -> bool {
     let all = io::stdin().is_terminal() && io::stdout().is_terminal() && io::stderr().is_terminal();
-    all && tcgetpgrp(io::stdin()) == Ok(getpgrp())
+    all && foreground_group() == Some(getpgrp())
+}
+
+/// The process group that has the terminal, if there is one.
+pub fn foreground_group() -> Option<Pid> {
+    tcgetpgrp(io::stdin()).ok()
 }
 
 /// Gives the terminal to this process group. A process of the background may do so only while SIGTTOU is
@@ -83,11 +88,11 @@ pub fn give_terminal_to(group: Pid) {
     let _ = tcsetpgrp(io::stdin(), group);
 }
 
-/// Starts the child with these additions to its environment.
+/// Starts the child, in the foreground of the terminal or not, with these additions to its environment.
 ///
 /// # Errors
 /// The `errno` of the failed fork or exec.
-pub fn spawn(plan: &Plan, additions: &[String]) -> Result<Pid, i32> {
+pub fn spawn(plan: &Plan, foreground: bool, additions: &[String]) -> Result<Pid, i32> {
     let mut command = Command::new(&plan.program);
     command.arg0(&plan.name).args(&plan.args);
     for (name, _) in std::env::vars_os() {
@@ -96,7 +101,7 @@ pub fn spawn(plan: &Plan, additions: &[String]) -> Result<Pid, i32> {
         }
     }
     command.envs(additions.iter().filter_map(|addition| addition.split_once('=')));
-    let (guard, mask, foreground) = (getpid(), plan.mask, plan.foreground);
+    let (guard, mask) = (getpid(), plan.mask);
     sys::before_exec(&mut command, move || {
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
         if foreground {

@@ -117,6 +117,7 @@ impl FromGuard {
             FromGuard::Exited(term, status) => Writer::new(4, term).int(status).0,
             FromGuard::Expired(term) => Writer::new(5, term).0,
             FromGuard::Gone(term) => Writer::new(6, term).0,
+            FromGuard::Continued(term, signal) => Writer::new(7, term).int(signal).0,
         }
     }
 
@@ -133,6 +134,7 @@ impl FromGuard {
             4 => FromGuard::Exited(term, read.int()?),
             5 => FromGuard::Expired(term),
             6 => FromGuard::Gone(term),
+            7 => FromGuard::Continued(term, read.int()?),
             _ => return None,
         };
         read.end(message)
@@ -167,6 +169,7 @@ mod tests {
             FromGuard::Exited(5, -1),
             FromGuard::Expired(6),
             FromGuard::Gone(7),
+            FromGuard::Continued(8, 21),
         ];
         for message in from {
             assert_eq!(FromGuard::decode(&message.encode()), Some(message));

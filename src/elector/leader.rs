@@ -92,18 +92,20 @@ impl Elector {
         {
             let failure = self.failing.as_ref().map(|(_, failure)| failure.clone());
             let unanswered = self.pending.is_some().then_some(Failure::Timeout);
-            self.lose(Loss::Deadline(failure.or(unanswered)));
+            self.lose(now, Loss::Deadline(failure.or(unanswered)), None);
         }
     }
 
-    pub(super) fn lose(&mut self, loss: Loss) {
-        if self.pending.take().is_some() {
-            self.out.push(Action::Cancel);
-        }
+    /// Ends the term. `seen`: what the lock says instead, where that is the reason.
+    pub(super) fn lose(&mut self, now: Now, loss: Loss, seen: Option<Observation>) {
+        self.forget_request();
         if matches!(&self.phase, Phase::Leading(term) if !term.led) {
             // Won too late to start the child, and lost again: nothing has been lost with it.
             self.phase = Phase::Standby;
             self.standby.look_again();
+            if let Some(seen) = seen {
+                self.observe(now, seen, true);
+            }
             return;
         }
         self.phase = Phase::Over;
@@ -160,7 +162,7 @@ impl Elector {
             return;
         }
         // Our own write that is under way arrives here before its answer: nothing to do about it yet.
-        if self.is_ours(&seen.record) && self.pending.is_some() {
+        if self.pending.is_some() && self.is_ours(&seen.record) {
             return;
         }
         self.judge(now, seen);
@@ -183,11 +185,13 @@ impl Elector {
             return;
         };
         // A peer that no longer leads can clear a lock that it does not hold (client-go since 1.34). While
-        // the transitions are ours nobody can have led in between.
-        let cleared = seen.record.is_free() && seen.record.transitions == term.transitions;
+        // the object and its transitions are ours nobody can have led in between.
+        let cleared = seen.record.is_free()
+            && seen.record.transitions == term.transitions
+            && seen.version.uid == term.version.uid;
         if !ours && !cleared {
-            let loss = if own_name { Loss::Twin } else { Loss::Taken(seen.record.holder) };
-            return self.lose(loss);
+            let loss = if own_name { Loss::Twin } else { Loss::Taken(seen.record.holder.clone()) };
+            return self.lose(now, loss, Some(seen));
         }
         // A get that shows our own write is no leadership: only the answer to a write is. So write again,
         // at once where one failed or the lock was cleared; a changed label can wait for its turn.
@@ -213,7 +217,7 @@ impl Elector {
     }
 
     /// Forgets a request under way that can only fail: its version is gone.
-    fn forget_request(&mut self) {
+    pub(super) fn forget_request(&mut self) {
         if self.pending.take().is_some() {
             self.out.push(Action::Cancel);
         }
@@ -254,21 +258,19 @@ impl Elector {
         since.plus((self.settings.lease_duration / 2).max(self.settings.retry_period * 2))
     }
 
-    pub(super) fn wake_leader(&self, now: Now, term: &Term) -> Duration {
-        let deadline = term.since.plus(self.settings.renew_deadline).leader_left(now.at);
-        let mut wake = if term.led { deadline } else { Duration::MAX };
-        if self.pending.is_none() {
-            wake = wake.min(left(now, term.next));
-        }
-        if self.watching() && term.failures == 0 {
-            wake = wake.min(left(now, self.leader_silence()));
-        }
-        self.watch_retry(now).map_or(wake, |retry| wake.min(retry))
+    pub(super) fn wake_leader(&self, now: Now, term: &Term) -> Option<Duration> {
+        let deadline = term.led.then(|| term.since.plus(self.settings.renew_deadline).leader_left(now.at));
+        let next = self.pending.is_none().then(|| left(now, term.next));
+        let silence = (self.watching() && term.failures == 0).then(|| left(now, self.leader_silence()));
+        [deadline, next, silence, self.watch_retry(now)].into_iter().flatten().min()
     }
 
     /// Starts to give the lock back, which is done only as far as a get shows that it is ours.
     pub(super) fn start_release(&mut self, now: Now, outcome: Option<Outcome>) {
-        self.forget_request();
+        // A create is waited for: carried out after we have looked, it would lock everybody out.
+        if !self.pending.as_ref().is_some_and(|pending| matches!(pending.request, Request::Create(_))) {
+            self.forget_request();
+        }
         self.phase = Phase::Releasing(Release {
             until: now.at.plus(self.settings.renew_deadline.min(RELEASE_TIME)),
             next: now.at,
@@ -277,14 +279,17 @@ impl Elector {
         });
     }
 
-    pub(super) fn release_answered(&mut self, now: Now, answer: Result<Reply, Failure>) {
+    pub(super) fn release_answered(&mut self, now: Now, pending: &Pending, answer: Result<Reply, Failure>) {
+        let ours = matches!(&answer, Ok(Reply::Found(Some(found))) if self.is_ours(&found.record));
         let Phase::Releasing(release) = &mut self.phase else {
             return;
         };
         let outcome = release.outcome.clone();
         match answer {
+            // The create that was waited for: now look.
+            _ if matches!(pending.request, Request::Create(_)) => {}
             Ok(Reply::Written(_)) => self.over(outcome.unwrap_or(Outcome::Released)),
-            Ok(Reply::Found(Some(found))) if self.sent.iter().any(|(_, sent)| *sent == found.record) => {
+            Ok(Reply::Found(Some(found))) if ours => {
                 release.ours = Some((found.version, found.record.transitions));
             }
             // Cleared, taken or deleted: there is nothing of ours to give back.
@@ -327,6 +332,6 @@ impl Elector {
 
     /// Forgets what was sent before S: none of it can be the latest version any more.
     fn forget_before(&mut self, since: Instant) {
-        self.sent.retain(|(at, _)| at.boot >= since.boot);
+        self.sent.retain(|sent| sent.at.boot >= since.boot);
     }
 }

@@ -164,6 +164,13 @@ impl Pending {
 }
 
 #[derive(Debug)]
+struct Sent {
+    at: Instant,
+    renew_time: Wall,
+    record: Record,
+}
+
+#[derive(Debug)]
 enum Phase {
     Standby,
     Leading(Term),
@@ -192,8 +199,8 @@ pub struct Elector {
     standby: Standby,
     pending: Option<Pending>,
     next_id: u64,
-    /// What we sent and when, since S: a record equal to one of these is ours.
-    sent: Vec<(Instant, Record)>,
+    /// What we sent since S: a record equal to one of these is ours.
+    sent: Vec<Sent>,
     /// The renewTime last sent, unless it was refused with a conflict.
     last_sent: Option<Wall>,
     watch: Watch,
@@ -202,6 +209,8 @@ pub struct Elector {
     polling_said: bool,
     /// When the state of the lock was last seen, by a get or an event.
     heard: Instant,
+    /// When an event showed it last: a get that was sent before may be older.
+    event: Option<Instant>,
     /// The last failure, until a request of the same verb succeeds.
     failing: Option<(Verb, Failure)>,
     finishing: bool,
@@ -224,6 +233,7 @@ impl Elector {
             watch_from_now: false,
             polling_said: false,
             heard: now.at,
+            event: None,
             failing: None,
             finishing: false,
             out: Vec::new(),
@@ -242,7 +252,7 @@ impl Elector {
             Event::Finish => self.finish(now),
             Event::Forfeit(reason) => {
                 if matches!(self.phase, Phase::Leading(_)) {
-                    self.lose(Loss::Forfeited(reason));
+                    self.lose(now, Loss::Forfeited(reason), None);
                 }
             }
         }
@@ -254,7 +264,7 @@ impl Elector {
     pub fn wake(&self, now: Now) -> Option<Duration> {
         match &self.phase {
             Phase::Standby => self.wake_standby(now),
-            Phase::Leading(term) => Some(self.wake_leader(now, term)),
+            Phase::Leading(term) => self.wake_leader(now, term),
             Phase::Releasing(release) => Some(self.wake_release(now, release)),
             Phase::Over => None,
         }
@@ -299,7 +309,7 @@ impl Elector {
         match self.phase {
             Phase::Standby => self.standby_answered(now, pending, answer),
             Phase::Leading(_) => self.leader_answered(now, pending, answer),
-            Phase::Releasing(_) => self.release_answered(now, answer),
+            Phase::Releasing(_) => self.release_answered(now, &pending, answer),
             Phase::Over => {}
         }
     }
@@ -311,6 +321,7 @@ impl Elector {
             Change::Seen(_) | Change::Deleted(_) => {
                 self.watch_backoff = WATCH_BACKOFF.0;
                 self.heard = now.at;
+                self.event = Some(now.at);
             }
         }
         match (&self.phase, change) {
@@ -385,7 +396,7 @@ impl Elector {
         let renew_time = self.renew_time(now);
         self.request(now, request, timeout);
         self.last_sent = Some(renew_time);
-        self.sent.push((now.at, record));
+        self.sent.push(Sent { at: now.at, renew_time, record });
     }
 
     /// What a renewal written now says: peers compare whole seconds, so two of ours are never in the same
@@ -407,8 +418,13 @@ impl Elector {
     }
 
     /// Whether this process wrote the record since S. Our name in any other record is another holder.
-    fn is_ours(&self, record: &Record) -> bool {
-        !record.is_free() && self.sent.iter().any(|(_, sent)| sent == record)
+    fn is_ours(&mut self, record: &Record) -> bool {
+        let Some(sent) = self.sent.iter().find(|sent| sent.record == *record) else {
+            return false;
+        };
+        // It was carried out, even if the answer was a conflict (a request that was sent twice on the way).
+        self.last_sent = self.last_sent.max(Some(sent.renew_time));
+        true
     }
 
     fn succeeded(&mut self, verb: Verb) {
@@ -426,9 +442,7 @@ impl Elector {
     }
 
     fn over(&mut self, outcome: Outcome) {
-        if self.pending.take().is_some() {
-            self.out.push(Action::Cancel);
-        }
+        self.forget_request();
         self.phase = Phase::Over;
         self.out.push(Action::Over(outcome));
     }

@@ -29,6 +29,8 @@ struct Present {
     since: Instant,
     /// When it may be taken without waiting for its expiry.
     take_at: Option<Instant>,
+    /// We wrote it, without having heard that it was carried out.
+    ours: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +59,8 @@ pub(super) struct Standby {
     tried: bool,
     /// A request was answered: there is a server, and the settings are right.
     answered: bool,
+    /// Whether the lock was ever seen.
+    looked: bool,
     /// The last holder people were told of.
     said: Option<String>,
 }
@@ -77,11 +81,12 @@ impl Standby {
             changed: false,
             tried: false,
             answered: false,
+            looked: false,
             said: None,
         }
     }
 
-    /// Begins anew with a look at the lock.
+    /// Begins anew, as if nothing were known of the lock.
     pub(super) fn look_again(&mut self) {
         self.known = Known::Nothing;
         self.stale = false;
@@ -100,7 +105,7 @@ impl Elector {
     pub(super) fn observe(&mut self, now: Now, seen: Observation, got: bool) {
         let ours = self.is_ours(&seen.record);
         let standby = &mut self.standby;
-        let first_look = matches!(standby.known, Known::Nothing);
+        let first_look = !std::mem::replace(&mut standby.looked, true);
         if let Known::Present(present) = &mut standby.known {
             if !got && !present.version.is_before(&seen.version) {
                 return;
@@ -108,9 +113,6 @@ impl Elector {
             if present.record == seen.record && present.version.uid == seen.version.uid {
                 // Only metadata changed: that extends nobody's lease, but the next write needs the version.
                 present.version = seen.version;
-                if ours {
-                    present.take_at = Some(now.at);
-                }
                 return;
             }
             // Somebody took the empty lock before our own delay was over: the crowd is smaller than feared.
@@ -133,12 +135,17 @@ impl Elector {
         } else {
             None
         };
+        if take_at.is_none() {
+            // While somebody else leads nothing can be refused: it counts from the next time.
+            standby.refused.retain(|(verb, _)| *verb == Verb::Get);
+        }
         if take_at.is_none() && standby.said.as_ref() != Some(&seen.record.holder) {
             standby.said = Some(seen.record.holder.clone());
             let lease = seen.record.lease_duration(self.settings.lease_duration);
             self.out.push(Action::Say(Notice::Waiting(seen.record.clone(), lease)));
         }
-        standby.known = Known::Present(Present { record: seen.record, version: seen.version, since: now.at, take_at });
+        standby.known =
+            Known::Present(Present { record: seen.record, version: seen.version, since: now.at, take_at, ours });
     }
 
     /// The lock is not there, as a get or an event (then with the version that was deleted) said.
@@ -168,7 +175,7 @@ impl Elector {
                 self.standby.refused.retain(|(v, _)| *v != verb);
                 match reply {
                     Reply::Written(version) => self.won(now, pending, version),
-                    Reply::Found(found) => self.looked(now, found),
+                    Reply::Found(found) => self.looked(now, pending.at, found),
                 }
             }
             Err(failure) => self.standby_failed(now, pending, failure),
@@ -176,7 +183,14 @@ impl Elector {
     }
 
     /// The answer to a get: nothing is newer, so an expired lock may be taken on exactly this version.
-    fn looked(&mut self, now: Now, found: Option<Observation>) {
+    fn looked(&mut self, now: Now, sent: Instant, found: Option<Observation>) {
+        let overtaken = self.event.is_some_and(|event| event.boot >= sent.boot);
+        if overtaken && let (Known::Present(known), Some(found)) = (&self.standby.known, &found) {
+            // An event that came meanwhile may show a later version than this answer: then it is no news.
+            if found.version.is_before(&known.version) {
+                return;
+            }
+        }
         let missed = self.watching()
             && match (&self.standby.known, &found) {
                 (Known::Present(known), Some(found)) => known.record != found.record,
@@ -199,6 +213,9 @@ impl Elector {
 
     fn standby_failed(&mut self, now: Now, pending: Pending, failure: Failure) {
         let write = pending.is_write();
+        if failure == Failure::Conflict {
+            self.standby.refused.retain(|(verb, _)| *verb != pending.request.verb());
+        }
         // Whatever became of a write, look before the next one.
         self.standby.stale |= write;
         self.standby.unclear |= write && matches!(failure, Failure::Timeout | Failure::Unclear(_));
@@ -309,7 +326,7 @@ impl Elector {
     fn take(&mut self, now: Now) {
         let (record, version) = match &self.standby.known {
             // A write of ours whose answer was lost: the same term goes on, with a new S.
-            Known::Present(p) if self.is_ours(&p.record) => {
+            Known::Present(p) if p.ours => {
                 let record = self.record(now, p.record.acquire_time.clone(), p.record.transitions);
                 (record, Some(p.version.clone()))
             }

@@ -271,7 +271,7 @@ fn a8_our_name_in_a_record_that_we_did_not_write_is_another_holder() {
 fn r1_r2_release_gets_first_and_writes_the_shape_of_client_go() {
     let mut rig = Rig::leading();
     rig.event(Event::Finish);
-    let mine = rig.elector.sent.last().unwrap().1.clone();
+    let mine = rig.elector.sent.last().unwrap().record.clone();
     rig.get(found(mine, 1));
     let now = rig.now.wall;
     let record = rig.put(written(2));
@@ -286,7 +286,7 @@ fn r1_r2_release_gets_first_and_writes_the_shape_of_client_go() {
 fn r3_release_retries_on_conflict() {
     let mut rig = Rig::leading();
     rig.event(Event::Finish);
-    let mine = rig.elector.sent.last().unwrap().1.clone();
+    let mine = rig.elector.sent.last().unwrap().record.clone();
     rig.get(found(mine.clone(), 1));
     rig.put(Err(Failure::Conflict));
     rig.get(found(mine, 2));
@@ -346,7 +346,7 @@ fn f1_renewals_need_no_get() {
 #[test]
 fn f2_x5_a_conflict_falls_back_to_a_get_and_the_child_is_not_touched() {
     let mut rig = Rig::leading();
-    let mine = rig.elector.sent.last().unwrap().1.clone();
+    let mine = rig.elector.sent.last().unwrap().record.clone();
     rig.pass(SECOND * 2);
     rig.put(Err(Failure::Conflict));
     // Somebody changed a label: the record is still ours.
@@ -424,7 +424,7 @@ fn another_holder_seen_by_the_watch_is_a_loss_at_once() {
 #[test]
 fn x7_a_lock_deleted_while_leading_is_created_again() {
     let mut rig = Rig::leading();
-    let mine = rig.elector.sent.last().unwrap().1.clone();
+    let mine = rig.elector.sent.last().unwrap().record.clone();
     rig.event(Event::Change(Change::Deleted(version("u", 2))));
     let again = rig.writing();
     assert_eq!((&again.acquire_time, again.transitions), (&mine.acquire_time, mine.transitions));
@@ -519,7 +519,7 @@ fn x12_a_renewal_whose_answer_was_lost_is_written_again() {
 fn x12_a_release_whose_answer_was_lost_is_not_repeated_over_somebody_else() {
     let mut rig = Rig::leading();
     rig.event(Event::Finish);
-    let mine = rig.elector.sent.last().unwrap().1.clone();
+    let mine = rig.elector.sent.last().unwrap().record.clone();
     rig.get(found(mine, 1));
     rig.put(Err(Failure::Timeout));
     rig.pass(Duration::from_millis(200));
@@ -582,7 +582,16 @@ fn a_lock_won_too_late_is_written_once_more_before_the_child_starts() {
     rig.put(Err(Failure::Conflict));
     rig.get(found(bing(), 2));
     assert_eq!((rig.led.clone(), rig.lost.clone(), rig.over.clone()), (None, None, None));
+    assert!(rig.watching && rig.verb().is_none());
+    // And while the server is slow as well, it wants to be woken at some time.
+    let mut rig = Rig::new(settings());
+    rig.get(NOT_FOUND);
+    rig.now.at = rig.now.at.plus(SECOND * 6);
+    rig.put(written(1));
+    rig.put(Err(Failure::Unclear("no route".into())));
+    rig.pass(SECOND);
     rig.get(found(bing(), 2));
+    assert!(rig.led.is_none() && rig.lost.is_none());
 }
 
 #[test]
@@ -698,7 +707,7 @@ fn x19_the_wall_clocks_of_other_writers_have_no_effect() {
 #[test]
 fn x21_two_renewals_never_carry_the_same_second() {
     let mut rig = Rig::leading();
-    let mut last = rig.elector.sent.last().unwrap().1.renew_time.clone();
+    let mut last = rig.elector.sent.last().unwrap().record.renew_time.clone();
     for revision in 2..20 {
         rig.pass(SECOND * 2);
         // The wall clock is stepped back again and again.
@@ -710,9 +719,69 @@ fn x21_two_renewals_never_carry_the_same_second() {
 }
 
 #[test]
+fn x21_a_conflict_for_a_write_that_was_carried_out_counts_its_second() {
+    let mut rig = Rig::leading();
+    rig.pass(SECOND * 2);
+    // Sent twice on the way: the first was carried out, the second is answered.
+    let first = rig.put(Err(Failure::Conflict));
+    rig.get(found(first.clone(), 2));
+    assert!(rig.writing().renew_time[..19] > first.renew_time[..19]);
+}
+
+#[test]
+fn x9_an_empty_lock_of_another_object_is_a_loss() {
+    let mut rig = Rig::leading();
+    let record = Record::released(0, rig.now.wall);
+    rig.event(Event::Change(Change::Seen(Observation { record, version: version("v", 9) })));
+    assert!(matches!(rig.lost, Some(Loss::Taken(_))), "somebody else may have led in it");
+}
+
+#[test]
+fn an_older_answer_that_an_event_overtook_is_no_news() {
+    let mut rig = Rig::new(settings());
+    rig.get(found(Record::released(0, rig.now.wall), 5));
+    rig.pass(Duration::from_millis(20));
+    let mine = rig.put(Err(Failure::Timeout));
+    // The get that follows is read before the write is carried out, and answered after its event.
+    rig.event(seen(mine.clone(), 6));
+    rig.get(found(Record::released(0, rig.now.wall), 5));
+    rig.get(found(mine, 6));
+    rig.put(written(7));
+    assert_eq!(rig.led.unwrap().token, "7");
+}
+
+#[test]
+fn a_create_under_way_is_waited_for_before_the_release() {
+    let mut rig = Rig::leading();
+    rig.event(Event::Change(Change::Deleted(version("u", 2))));
+    rig.event(Event::Finish);
+    assert_eq!((rig.verb(), rig.over.clone()), (Some(Verb::Create), None));
+    let again = rig.put(written(3));
+    rig.get(found(again, 3));
+    assert_eq!(rig.put(written(4)).holder, "");
+    assert_eq!(rig.over, Some(Outcome::Released));
+}
+
+#[test]
+fn refusals_count_from_the_time_at_which_nobody_else_leads() {
+    let mut rig = Rig::new(settings());
+    rig.get(found(Record::default(), 5));
+    rig.pass(Duration::from_millis(20));
+    rig.put(Err(Failure::Refused(Verb::Update, "forbidden".into())));
+    rig.pass(SECOND * 5);
+    rig.get(found(bing(), 6));
+    rig.event(seen(record("bing", 10, "2026-11-21T07:00:09.000000Z", 0), 7));
+    rig.pass(SECOND * 4);
+    rig.event(seen(Record::released(0, rig.now.wall), 8));
+    rig.pass(Duration::from_millis(20));
+    rig.put(Err(Failure::Refused(Verb::Update, "forbidden".into())));
+    assert_eq!(rig.over, None);
+}
+
+#[test]
 fn a_conflict_does_not_push_renew_time_into_the_future() {
     let mut rig = Rig::leading();
-    let mine = rig.elector.sent.last().unwrap().1.clone();
+    let mine = rig.elector.sent.last().unwrap().record.clone();
     rig.pass(SECOND * 2);
     let now = rig.now.wall;
     for revision in 2..7 {

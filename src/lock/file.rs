@@ -15,12 +15,12 @@ use nix::sys::statfs::statfs;
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
 
@@ -102,9 +102,15 @@ impl FileLock {
     async fn guard(&self) -> Result<File, Failure> {
         let path = self.path("lock");
         loop {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(false).mode(0o666);
-            let file = options.open(&path).map_err(|e| self.failure(&e))?;
+            // Only read, so that other users may lock it whose file it is not.
+            let file = match File::open(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => self.create_file(&path),
+                opened => opened,
+            };
+            let file = match file {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                file => file.map_err(|e| self.failure(&e))?,
+            };
             match file.try_lock() {
                 // A cleaner of /tmp may have removed it meanwhile, and then it keeps nobody out.
                 Ok(()) if same_file(&file, &path) => return Ok(file),
@@ -113,6 +119,13 @@ impl FileLock {
                 Err(TryLockError::Error(error)) => return Err(self.failure(&error)),
             }
         }
+    }
+
+    /// A new file, which everybody may read who may read the folder.
+    fn create_file(&self, path: &Path) -> io::Result<File> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        Ok(file)
     }
 
     /// Writes the record if what is there is still this version (`None`: nothing).
@@ -124,15 +137,25 @@ impl FileLock {
         }
         let last = found.map_or(0, |found| found.version.revision.parse::<i64>().unwrap_or(0));
         // By the wall clock, so that a lock that was deleted does not begin again with lower tokens.
-        let revision = (last + 1).max(Wall::now().0).to_string();
+        let revision = last.saturating_add(1).max(Wall::now().0).to_string();
         let mut spec = expected
             .and_then(|version| version.object.get("spec").and_then(Value::as_object).cloned())
             .unwrap_or_default();
         record.into_lease_spec(&mut spec);
         let object = json!({"resourceVersion": revision, "spec": spec});
         let (new, path) = (self.path("new"), self.path("json"));
-        fs::write(&new, format!("{object}\n")).map_err(|e| self.failure(&e))?;
-        fs::rename(&new, &path).map_err(|e| self.failure(&e))?;
+        let write = || {
+            // One that a crash has left may be another user's.
+            let _ = fs::remove_file(&new);
+            self.create_file(&new)?.write_all(format!("{object}\n").as_bytes())?;
+            // Cleaners go by age, and this file is never written.
+            let _ = guard.set_modified(SystemTime::now());
+            if !same_file(&guard, &self.path("lock")) {
+                return Err(io::Error::other("its kernel lock was removed"));
+            }
+            fs::rename(&new, &path)
+        };
+        write().map_err(|e| self.failure(&e))?;
         drop(guard);
         Ok(Reply::Written(Version { uid: String::new(), revision, object: Arc::new(object) }))
     }

@@ -48,21 +48,26 @@ impl LeaseLock {
     }
 
     fn failure(&self, verb: Verb, status: u16, answer: &Value) -> Failure {
+        if status < 400 {
+            return Failure::Unclear(format!("cannot {verb} {self}: the answer is not this Lease ({status})"));
+        }
         failure(verb, &format!("{verb} {self}"), NEEDS, status, answer)
     }
 
     async fn send(&self, verb: Verb, request: Request<Vec<u8>>) -> Result<Value, Failure> {
         let (status, answer) = self.client.send(request).await?;
-        if (200..300).contains(&status) && answer.is_object() {
+        if (200..300).contains(&status) && self.is_this(&answer) {
             return Ok(answer);
         }
-        Err(match self.failure(verb, status, &answer) {
-            // A success that is no object: something between us and the API server answered.
-            _ if status < 400 => {
-                Failure::Unclear(format!("cannot {verb} {self}: the answer is not a Lease ({status})"))
-            }
-            failure => failure,
-        })
+        Err(self.failure(verb, status, &answer))
+    }
+
+    /// Whether this is our Lease at some version. What is not was answered by something between us and the
+    /// API server.
+    fn is_this(&self, answer: &Value) -> bool {
+        let text = |key| answer.pointer(key).and_then(Value::as_str).unwrap_or_default();
+        text("/metadata/name") == self.name
+            && ["/metadata/uid", "/metadata/resourceVersion"].iter().all(|key| !text(key).is_empty())
     }
 
     async fn write(&self, verb: Verb, request: Request<Vec<u8>>) -> Result<Reply, Failure> {
@@ -72,7 +77,7 @@ impl LeaseLock {
     async fn read(&self) -> Result<Reply, Failure> {
         let (status, answer) = self.client.send(get(self.object())).await?;
         match status {
-            200..300 if answer.is_object() => Ok(Reply::Found(Some(observation(answer)))),
+            200..300 if self.is_this(&answer) => Ok(Reply::Found(Some(observation(answer)))),
             404 if answer.pointer("/details/kind").and_then(Value::as_str) == Some("leases") => Ok(Reply::Found(None)),
             _ => Err(self.failure(Verb::Get, status, &answer)),
         }
