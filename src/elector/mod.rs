@@ -442,6 +442,10 @@ impl Elector {
     }
 
     fn over(&mut self, outcome: Outcome) {
+        if let Outcome::Failed(failure) = &outcome {
+            // That it will be tried again is not true any more.
+            self.out.retain(|action| !matches!(action, Action::Say(Notice::Failing(said)) if said == failure));
+        }
         self.forget_request();
         self.phase = Phase::Over;
         self.out.push(Action::Over(outcome));

@@ -71,6 +71,7 @@ fn a_namespace_that_does_not_exist(cluster: &Cluster) {
     let config = cluster.admin_kubeconfig();
     let (finished, took) = run(leader_run().arg("--kubeconfig").arg(config).args(["--ns", "nowhere", "--", "true"]));
     refused(&finished, &["namespace \"nowhere\" does not exist"]);
+    assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
