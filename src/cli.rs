@@ -143,7 +143,7 @@ impl Cli {
                 let _ = error.print();
                 Ok(None)
             }
-            Err(error) => Err(Refusal::new(one_line(&error))),
+            Err(error) => Err(Refusal::new(format!("{}{}", one_line(&error), source(&error)))),
         }
     }
 
@@ -202,6 +202,16 @@ fn one_line(error: &clap::Error) -> String {
         }
         _ => format!("{line}; see leader-run --help"),
     }
+}
+
+/// Names the environment variable, where the value that is wrong comes from one.
+fn source(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let option = text.split('\'').find_map(|part| part.strip_prefix("--")).unwrap_or_default();
+    let option = option.split([' ', '=']).next().unwrap_or_default();
+    let twin = format!("LEADER_RUN_{}", option.to_uppercase().replace('-', "_"));
+    let given = std::env::args_os().any(|arg| arg.to_string_lossy().starts_with(&format!("--{option}")));
+    if given || std::env::var_os(&twin).is_none() { String::new() } else { format!(" (from {twin})") }
 }
 
 fn lock_type(text: &str) -> Result<Type, String> {

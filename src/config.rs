@@ -5,7 +5,7 @@ use crate::cli::Cli;
 use crate::exit::{self, Refusal};
 use crate::lock::client::Source;
 use crate::lock::{self, valid_name};
-use humantime::format_duration;
+use crate::report::duration;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -41,35 +41,37 @@ impl Timing {
     /// One line that says which rule is broken, and what would satisfy it.
     pub fn new(cli: &Cli) -> Result<Timing, Refusal> {
         let lease = cli.lease_duration;
-        let show = |d: Duration| format_duration(Duration::from_millis(d.as_millis() as u64)).to_string();
         let refuse = |text: String| Err(Refusal::new(text));
         if lease.subsec_nanos() != 0 || lease < SECOND * 3 || lease > SECOND * 3600 {
-            return refuse(format!("--lease-duration {} must be whole seconds from 3s to 1h", show(lease)));
+            return refuse(format!("--lease-duration {} must be whole seconds from 3s to 1h", duration(lease)));
         }
-        let renew = cli.renew_deadline.unwrap_or(lease * 2 / 3);
         let retry = cli.retry_period.unwrap_or((lease * 2 / 15).clamp(SECOND, SECOND * 2));
         let kill = kill_after(lease);
+        // With the shortest lease two thirds of it are all there is until K: then half-way to it.
+        let middle = (retry.mul_f64(1.2) + kill) / 2;
+        let two_thirds = lease * 2 / 3;
+        let renew = cli.renew_deadline.unwrap_or(if two_thirds < kill { two_thirds } else { middle });
         if retry < SECOND {
             return refuse(format!(
                 "--retry-period {} must be at least 1s: other clients see renewals by the second",
-                show(retry)
+                duration(retry)
             ));
         }
         if renew >= kill {
             return refuse(format!(
                 "--renew-deadline {} must be less than {} with a lease duration of {}, so that the child is dead before \
                  the lock expires; give one such as {}, or raise --lease-duration",
-                show(renew),
-                show(kill),
-                show(lease),
-                show((retry.mul_f64(1.2) + kill) / 2)
+                duration(renew),
+                duration(kill),
+                duration(lease),
+                duration(middle)
             ));
         }
         if renew.as_secs_f64() <= 1.2 * retry.as_secs_f64() {
             return refuse(format!(
                 "--renew-deadline {} must be more than 1.2 retry periods ({}); raise it, or lower --retry-period",
-                show(renew),
-                show(retry.mul_f64(1.2))
+                duration(renew),
+                duration(retry.mul_f64(1.2))
             ));
         }
         let longest = kill - renew;
@@ -78,8 +80,8 @@ impl Timing {
             return refuse(format!(
                 "--loss-grace {} must be at most {} with these timings, so that the child is dead before the lock \
                  expires; raise --lease-duration or lower --renew-deadline",
-                show(loss_grace),
-                show(longest)
+                duration(loss_grace),
+                duration(longest)
             ));
         }
         let request = (renew / 2).clamp(SECOND, SECOND * 10);
@@ -106,30 +108,29 @@ impl Timing {
 
     /// What the values mean, for `--help`.
     pub fn meaning(&self) -> String {
-        let show = |d: Duration| format_duration(Duration::from_millis(d.as_millis() as u64)).to_string();
         let (lease, renew, retry) = (self.lease_duration, self.renew_deadline, self.retry_period);
         let kill = renew + self.loss_grace;
         let ratio = lease.as_secs_f64() / kill.as_secs_f64();
-        let mut text = format!("With these values (lease {}, renew deadline {}, ", show(lease), show(renew));
+        let mut text = format!("With these values (lease {}, renew deadline {}, ", duration(lease), duration(renew));
         let _ = write!(
             text,
             "retry period {}, loss grace {}):
   Takeover       at once when the leader gives the lock back; at most {} after a crash
-                 ({} lease duration after the last renewal, and one request of up to {})
+                 ({} lease duration after the last renewal, and two requests of up to {})
   Cut off        the child gets its stop signal {} after the last successful renewal was sent,
                  and is killed after {}, before anybody else may start
   Stopped        asked to stop, the child has {} before it is killed; the lock is kept meanwhile
   Clock rates    one machine's clock may run up to {ratio:.2} times as fast as another's
                  (their values do not matter)
 ",
-            show(retry),
-            show(self.loss_grace),
-            show(lease + self.request_timeout * 2),
-            show(lease),
-            show(self.request_timeout),
-            show(renew),
-            show(kill),
-            show(self.stop_grace),
+            duration(retry),
+            duration(self.loss_grace),
+            duration(lease + self.request_timeout * 2),
+            duration(lease),
+            duration(self.request_timeout),
+            duration(renew),
+            duration(kill),
+            duration(self.stop_grace),
         );
         text
     }
@@ -205,7 +206,7 @@ impl Config {
                 namespace: cli.namespace,
                 name,
                 folder: cli.lock_dir,
-                source: Source { kubeconfig: cli.kubeconfig, context: cli.context },
+                source: Source { kubeconfig: cli.kubeconfig, context: cli.context.filter(|name| !name.is_empty()) },
             },
             identity,
             resume: cli.resume,
@@ -242,9 +243,10 @@ fn name_of(command: &OsStr) -> Result<String, Refusal> {
 /// `<POD_NAME or host name>_<random>`: unique for every process, so that a restarted one is not mistaken
 /// for its predecessor.
 fn own_identity() -> Result<String, Refusal> {
+    let short = |name: String| name.chars().take(200).collect::<String>();
     let pod = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty() && !name.chars().any(char::is_control));
     let host = || nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(format!("{}_{:016x}", pod.unwrap_or_else(host), random()?))
+    Ok(format!("{}_{:016x}", short(pod.unwrap_or_else(host)), random()?))
 }
 
 /// 64 bits from the system.
@@ -276,6 +278,7 @@ mod tests {
     fn v1_defaults_and_what_follows_from_the_lease_duration() {
         assert_eq!(millis(&timing(&[]).unwrap()), [15_000, 10_000, 2_000, 3_500]);
         assert_eq!(millis(&timing(&["--lease-duration", "30s"]).unwrap()), [30_000, 20_000, 2_000, 7_000]);
+        assert_eq!(millis(&timing(&["--lease-duration", "3s"]).unwrap()), [3_000, 1_600, 1_000, 400]);
         assert_eq!(millis(&timing(&["--lease-duration", "6s"]).unwrap()), [6_000, 4_000, 1_000, 1_000]);
         assert_eq!(timing(&[]).unwrap().request_timeout, SECOND * 5);
         assert_eq!(timing(&["--request-timeout", "1m"]).unwrap().request_timeout, SECOND * 5);

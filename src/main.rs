@@ -6,6 +6,7 @@ use leader_run::config::{Config, Timing};
 use leader_run::exit::{self, Refusal};
 use leader_run::report::log;
 use leader_run::{run, sys};
+use std::io::Write;
 use tracing::{Level, error};
 
 fn main() {
@@ -25,7 +26,8 @@ fn start() -> Result<i32, Refusal> {
     };
     let timing = Timing::new(&cli)?;
     if cli.help {
-        println!("{}", Cli::help(&timing.meaning()));
+        // Not println!, which panics when nobody can read it.
+        writeln!(std::io::stdout(), "{}", Cli::help(&timing.meaning()))?;
         return Ok(0);
     }
     let level = match (cli.verbose, cli.quiet) {
@@ -36,13 +38,14 @@ fn start() -> Result<i32, Refusal> {
     let format = cli.log_format;
     let config = Config::new(cli, timing)?;
 
+    sys::check_descriptors()?;
     let signals = signal::block()?;
     let plan = spawn::Plan {
         program: config.program.clone(),
         name: config.command[0].clone(),
         args: config.command[1..].to_vec(),
         mask: signals.before,
-        foreground: spawn::is_foreground(),
+        terminal: spawn::on_terminal(),
     };
     let guard = child::fork_guard(plan, config.stop_signal)?;
     log::start(format, level);

@@ -10,10 +10,9 @@ use crate::config::Config;
 use crate::elector::{Action, Elector, Event, Leadership, Loss, Outcome, Settings};
 use crate::exit::{self, Refusal};
 use crate::lock::{self, Answer, Changes, Lock};
-use crate::report::{shown, words};
+use crate::report::{duration, shown, words};
 use crate::store::{Change, Failure, Reply, Request};
 use futures_util::StreamExt;
-use humantime::format_duration;
 use nix::errno::Errno;
 use nix::libc::{SIGINT, SIGTERM};
 use std::path::Path;
@@ -36,7 +35,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
         opened = lock::open(&config.lock) => Err(opened?),
         signal = stop_signal(&signals) => Ok(exit::by_signal(signal)),
         wait = waited(config) => {
-            error!("not leading after {}: the credentials for the cluster did not come in time", format_duration(wait));
+            error!("not leading after {}: the credentials for the cluster did not come in time", duration(wait));
             Ok(exit::NOT_LEADING)
         }
     };
@@ -296,7 +295,6 @@ impl Run<'_> {
 
     /// What the guard says, and what that means for the election.
     fn guard_said(&mut self, said: Option<FromGuard>) -> Event {
-        debug!("guard: {said:?}");
         let Some(said) = said else {
             return self.guard_died("died");
         };
@@ -333,7 +331,10 @@ impl Run<'_> {
                 return Event::Forfeit("the guard stopped the child, for its deadline had passed".into());
             }
             FromGuard::Expired(_) => {}
+            FromGuard::Leftover(_) => info!("the child has ended: stopping the processes that it left behind"),
+            FromGuard::Killing(_) => warn!("the grace is over: killing every process of the child"),
             FromGuard::Gone(_) => {
+                debug!("no process of the child is left");
                 if let Tree::Alive(Some(status)) = term.tree {
                     return self.gone(exit::of_child(status));
                 }
@@ -414,7 +415,7 @@ impl Run<'_> {
             Outcome::Stopped | Outcome::Released => {}
             Outcome::NotReleased(failure) => {
                 let why = failure.as_ref().map(|f| format!(": {}", shown(&f.to_string()))).unwrap_or_default();
-                let lease = format_duration(self.config.timing.lease_duration);
+                let lease = duration(self.config.timing.lease_duration);
                 warn!("could not give {} back{why}; it expires by itself after {lease}", self.lock);
             }
             Outcome::GaveUp(gave_up) => error!("{}", words::gave_up(self.lock, self.config, gave_up)),
@@ -435,11 +436,11 @@ impl Run<'_> {
 }
 
 fn start_failed(program: &Path, errno: i32) -> i32 {
-    let error = Errno::from_raw(errno).desc();
-    error!("{}: cannot be executed: {}", program.display(), error.to_lowercase());
-    match Errno::from_raw(errno) {
-        Errno::ENOENT => exit::NOT_FOUND,
-        _ if spawn::is_shortage(errno) => exit::OWN_FAILURE,
-        _ => exit::NOT_EXECUTABLE,
+    let (program, error) = (program.display(), Errno::from_raw(errno));
+    if spawn::is_shortage(errno) {
+        error!("cannot start {program}: the system is short of resources: {}", error.desc().to_lowercase());
+        return exit::OWN_FAILURE;
     }
+    error!("{program}: cannot be executed: {}", error.desc().to_lowercase());
+    if error == Errno::ENOENT { exit::NOT_FOUND } else { exit::NOT_EXECUTABLE }
 }

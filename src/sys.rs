@@ -3,6 +3,7 @@
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{ForkResult, Pid};
 use std::io;
 use std::ops::Deref;
@@ -10,6 +11,23 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use tokio::io::unix::AsyncFd;
+
+/// The runtime panics, rather than fails, when it cannot open its descriptors.
+///
+/// # Errors
+/// When the limit leaves too few.
+pub fn check_descriptors() -> io::Result<()> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    match limit {
+        0..MIN_DESCRIPTORS => {
+            Err(io::Error::other(format!("only {limit} files may be open (ulimit -n); {MIN_DESCRIPTORS} are needed")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What we open at the most, with some room for what was inherited.
+const MIN_DESCRIPTORS: u64 = 32;
 
 /// Forks this process. Must be called while it has a single thread.
 pub fn fork() -> nix::Result<ForkResult> {

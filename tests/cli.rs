@@ -44,7 +44,7 @@ fn bad_input_gets_one_line_and_125() {
         (&["--lock", "file", "--retry-period", "500ms", "--", "true"], &["--retry-period", "at least 1s"]),
         (&["--lock", "file", "--retry-period", "9s", "--", "true"], &["1.2 retry periods"]),
         (&["--lock", "file", "--loss-grace", "10s", "--", "true"], &["--loss-grace", "at most 3s 500ms"]),
-        (&["--lock", "file", "--lease-duration", "3s", "--", "true"], &["--renew-deadline 2s", "such as 1s 600ms"]),
+        (&["--lock", "file", "--lease-duration", "3s", "--renew-deadline", "2s", "--", "true"], &["such as 1s 600ms"]),
         (&["--lock", "file", "--resume=maybe", "--", "true"], &["--resume", "true or false"]),
         (&["--lock", "file", "--stop-signal", "KABOOM", "--", "true"], &["no such signal"]),
         (&["--lock", "file", "--lost-exit-code", "0", "--", "true"], &["--lost-exit-code"]),
@@ -66,7 +66,8 @@ fn the_environment_is_checked_like_the_options_and_an_option_beats_it() {
         let all = [&["--lock", "file", "--lock-dir", folder.path().to_str().unwrap()], args].concat();
         Finished::from(leader_run().env(name, value).args(all).output().unwrap())
     };
-    one_line(&run("LEADER_RUN_LEASE_DURATION", "15", &["--", "true"]), 125, &["did you mean 15s?"]);
+    let words = ["did you mean 15s?", "from LEADER_RUN_LEASE_DURATION"];
+    one_line(&run("LEADER_RUN_LEASE_DURATION", "15", &["--", "true"]), 125, &words);
     one_line(&run("LEADER_RUN_RESUME", "maybe", &["--", "true"]), 125, &["maybe", "true or false"]);
     one_line(&run("LEADER_RUN_LOCK_TYPO", "ignored", &["--", "no-such-command"]), 127, &["not found"]);
     let beaten = run("LEADER_RUN_LEASE_DURATION", "15", &["--lease-duration", "15s", "--", "true"]);
@@ -116,6 +117,12 @@ fn kubeconfigs_that_cannot_be_used() {
         )
     };
     let local = whole("server: 'http://127.0.0.1:1'");
+    one_line(&run(&local, &["--context", "", "--lock-dir", "/", "--ns", "Ops"]), 125, &["--namespace"]);
+    // As for kubectl, a file of the list may be missing.
+    fs::write(&path, &local).unwrap();
+    let mut listed = leader_run();
+    listed.env("KUBECONFIG", format!("/nowhere/config:{file}")).args(["--ns", "ops", "--wait", "0s", "--", "true"]);
+    assert_eq!(Finished::from(listed.output().unwrap()).code, 124);
     one_line(&run(&local, &["--context", "b", "--ns", "ops"]), 125, &["no context \"b\"", "it has a"]);
     one_line(&run(&local, &[]), 125, &["no namespace", "--namespace"]);
     let insecure = whole("server: 'https://127.0.0.1:1', insecure-skip-tls-verify: true");
@@ -170,6 +177,13 @@ fn a_lock_folder_that_cannot_be_trusted() {
 }
 
 #[test]
+fn too_few_descriptors() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 8; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_leader-run")]);
+    one_line(&command.args(["--lock", "file", "--", "true"]).output().unwrap().into(), 125, &["ulimit -n"]);
+}
+
+#[test]
 fn help_says_what_the_values_given_mean() {
     let help = output(&["--lease-duration", "60s", "--renew-deadline", "30s", "--loss-grace", "0s", "--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
@@ -177,6 +191,9 @@ fn help_says_what_the_values_given_mean() {
         assert!(help.stdout.contains(words), "{words:?} is not in: {}", help.stdout);
     }
     assert!(help.stdout.lines().all(|line| line.chars().count() <= 100), "{}", help.stdout);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let unread = Finished::from(leader_run().arg("--help").stdout(full).output().unwrap());
+    one_line(&unread, 125, &["No space left"]);
     let version = output(&["--version"]);
     assert_eq!((version.code, version.stdout.as_str()), (0, concat!("leader-run ", env!("CARGO_PKG_VERSION"), "\n")));
 }

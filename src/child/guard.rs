@@ -4,7 +4,6 @@
 //! passes or when leader-run is gone, whatever leader-run itself is doing meanwhile.
 
 use crate::clock::Instant;
-use nix::libc::SIGCONT;
 use std::time::Duration;
 
 /// How long descendants that outlive the child may take to end after SIGTERM.
@@ -80,6 +79,10 @@ pub enum FromGuard {
     Gone(u64),
     /// The terminal stopped the child with this signal, and it is continued.
     Continued(u64, i32),
+    /// The child has ended, but not all that it started: that is asked to end too.
+    Leftover(u64),
+    /// A deadline or a grace is over: the tree is killed.
+    Killing(u64),
 }
 
 /// What happened.
@@ -115,6 +118,8 @@ pub enum Output {
     Signal(i32),
     /// Send the child this signal, and SIGCONT so that a stopped child gets it.
     Stop(i32),
+    /// Let the child and its group go on, in the foreground of the terminal where that is ours.
+    Continue,
     /// Ask every descendant to end (SIGTERM, SIGCONT).
     StopAll,
     /// Tell leader-run.
@@ -290,6 +295,7 @@ impl Guard {
         if others {
             let linger = now.plus(LINGER);
             term.kill_at = Some(term.kill_at.map_or(linger, |at| at.earlier(linger)));
+            out.push(Output::Send(FromGuard::Leftover(term.number)));
             out.push(Output::StopAll);
         } else {
             self.alone(out);
@@ -310,9 +316,12 @@ impl Guard {
             return;
         };
         let passed = |deadline: Instant| deadline.leader_left(now).is_zero();
-        term.killing |= self.closed || passed(term.deadlines.kill) || term.kill_at.is_some_and(passed);
+        let kill = self.closed || passed(term.deadlines.kill) || term.kill_at.is_some_and(passed);
+        if kill && !std::mem::replace(&mut term.killing, true) {
+            out.push(Output::Send(FromGuard::Killing(term.number)));
+        }
         if term.continue_at.take_if(|at| passed(*at)).is_some() {
-            out.push(Output::Signal(SIGCONT));
+            out.push(Output::Continue);
         }
         if !term.expired && term.to_start.is_none() && passed(term.deadlines.stop) {
             term.expired = true;
@@ -406,7 +415,7 @@ mod tests {
         let mut guard = started();
         guard.step(at(500), Input::Closed);
         assert!(guard.is_killing());
-        assert_eq!(guard.step(at(501), Input::Ended { status: 9, others: true })[1..], [Output::StopAll]);
+        assert_eq!(guard.step(at(501), Input::Ended { status: 9, others: true }).last(), Some(&Output::StopAll));
         assert!(guard.is_killing());
         assert_eq!(guard.step(at(502), Input::Alone), [Output::Send(FromGuard::Gone(1))]);
         assert_eq!(guard.step(at(502), Input::Closed), [Output::Exit]);
@@ -468,22 +477,24 @@ mod tests {
         let mut guard = started();
         let said = Output::Send(FromGuard::Continued(1, 21));
         assert_eq!(guard.step(at(100), Input::Stopped(21)), [said]);
-        assert_eq!(guard.step(at(100), Input::Tick), [Output::Signal(SIGCONT)]);
+        assert_eq!(guard.step(at(100), Input::Tick), [Output::Continue]);
         // Stopped again at once: in a second, and silently.
         assert_eq!(guard.step(at(101), Input::Stopped(21)), []);
         assert_eq!(guard.wake(at(101)), Some(AGAIN));
-        assert_eq!(guard.step(at(1_101), Input::Tick), [Output::Signal(SIGCONT)]);
+        assert_eq!(guard.step(at(1_101), Input::Tick), [Output::Continue]);
     }
 
     #[test]
     fn descendants_that_outlive_the_child_are_asked_then_killed_and_only_then_it_is_gone() {
         let mut guard = started();
         let out = guard.step(at(1_000), Input::Ended { status: 0, others: true });
-        assert_eq!(out, [Output::Send(FromGuard::Exited(1, 0)), Output::StopAll]);
+        let said = [FromGuard::Exited(1, 0), FromGuard::Leftover(1)].map(Output::Send);
+        assert_eq!(out, [&said[..], &[Output::StopAll]].concat());
         guard.step(at(5_999), Input::Tick);
         assert!(!guard.is_killing());
-        guard.step(at(6_000), Input::Tick);
+        assert_eq!(guard.step(at(6_000), Input::Tick), [Output::Send(FromGuard::Killing(1))]);
         assert!(guard.is_killing());
+        assert_eq!(guard.step(at(6_000), Input::Tick), [], "said once");
         assert_eq!(guard.step(at(6_001), Input::Alone), [Output::Send(FromGuard::Gone(1))]);
     }
 

@@ -127,8 +127,7 @@ impl Shell {
         for output in self.core.step(Instant::now(), input) {
             match output {
                 Output::Spawn(env) => {
-                    // It may have been put into the background since it began to wait.
-                    self.has_terminal = self.plan.foreground && foreground_group() == Some(self.group);
+                    self.has_terminal = self.may_give_terminal();
                     let spawned = spawn(&self.plan, self.has_terminal, &env);
                     self.child = spawned.ok();
                     self.last_child = self.child.or(self.last_child);
@@ -139,10 +138,28 @@ impl Shell {
                     self.signal(signal);
                     self.signal(SIGCONT);
                 }
+                Output::Continue => self.go_on(),
                 Output::StopAll => tree::signal_all(SIGTERM),
                 Output::Send(message) => self.send(message),
                 Output::Exit => sys::exit_now(0),
             }
+        }
+    }
+
+    /// Whether leader-run has the terminal at this moment: a shell may have moved it between the foreground
+    /// and the background since it was started.
+    fn may_give_terminal(&self) -> bool {
+        self.plan.terminal && foreground_group() == Some(self.group)
+    }
+
+    /// The whole group: Ctrl-Z has stopped more than the child.
+    fn go_on(&mut self) {
+        if let Some(child) = self.child {
+            if self.may_give_terminal() {
+                self.has_terminal = true;
+                give_terminal_to(child);
+            }
+            let _ = killpg(child, Signal::SIGCONT);
         }
     }
 

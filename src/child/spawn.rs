@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::libc::{self, SIGKILL};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::unistd::{AccessFlags, Pid, access, getpgrp, getpid, getppid, setpgid, tcgetpgrp, tcsetpgrp};
+use nix::unistd::{AccessFlags, Pid, access, getpid, getppid, setpgid, tcgetpgrp, tcsetpgrp};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
@@ -66,15 +66,14 @@ pub struct Plan {
     pub args: Vec<OsString>,
     /// The signal mask to give back to it: the one leader-run was started with.
     pub mask: SigSet,
-    /// Whether it may become the foreground process group of the terminal.
-    pub foreground: bool,
+    /// Whether its standard input, output and error are all one terminal. Then it takes leader-run's place in
+    /// the foreground.
+    pub terminal: bool,
 }
 
-/// Whether leader-run is a terminal's foreground job whose standard input, output and error are all that
-/// terminal: then the child takes its place.
-pub fn is_foreground() -> bool {
-    let all = io::stdin().is_terminal() && io::stdout().is_terminal() && io::stderr().is_terminal();
-    all && foreground_group() == Some(getpgrp())
+/// Whether standard input, output and error are all a terminal.
+pub fn on_terminal() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal() && io::stderr().is_terminal()
 }
 
 /// The process group that has the terminal, if there is one.

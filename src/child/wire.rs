@@ -118,6 +118,8 @@ impl FromGuard {
             FromGuard::Expired(term) => Writer::new(5, term).0,
             FromGuard::Gone(term) => Writer::new(6, term).0,
             FromGuard::Continued(term, signal) => Writer::new(7, term).int(signal).0,
+            FromGuard::Leftover(term) => Writer::new(8, term).0,
+            FromGuard::Killing(term) => Writer::new(9, term).0,
         }
     }
 
@@ -135,6 +137,8 @@ impl FromGuard {
             5 => FromGuard::Expired(term),
             6 => FromGuard::Gone(term),
             7 => FromGuard::Continued(term, read.int()?),
+            8 => FromGuard::Leftover(term),
+            9 => FromGuard::Killing(term),
             _ => return None,
         };
         read.end(message)
@@ -170,6 +174,8 @@ mod tests {
             FromGuard::Expired(6),
             FromGuard::Gone(7),
             FromGuard::Continued(8, 21),
+            FromGuard::Leftover(9),
+            FromGuard::Killing(10),
         ];
         for message in from {
             assert_eq!(FromGuard::decode(&message.encode()), Some(message));
@@ -180,7 +186,7 @@ mod tests {
     fn nonsense_is_not_a_message() {
         let extend = ToGuard::Extend { term: 1, deadlines: Deadlines { stop: at(3), kill: at(5) } }.encode();
         let longer = [&extend[..], &[0]].concat();
-        for packet in [&[][..], &[9, 0], &extend[..extend.len() - 1], &longer] {
+        for packet in [&[][..], &[99, 0], &extend[..extend.len() - 1], &longer] {
             assert_eq!(ToGuard::decode(packet), None);
             assert_eq!(FromGuard::decode(packet), None);
         }

@@ -442,10 +442,8 @@ impl Elector {
     }
 
     fn over(&mut self, outcome: Outcome) {
-        if let Outcome::Failed(failure) = &outcome {
-            // That it will be tried again is not true any more.
-            self.out.retain(|action| !matches!(action, Action::Say(Notice::Failing(said)) if said == failure));
-        }
+        // What has just been said to be tried again will not be. The outcome says what it was.
+        self.out.retain(|action| !matches!(action, Action::Say(Notice::Failing(_))));
         self.forget_request();
         self.phase = Phase::Over;
         self.out.push(Action::Over(outcome));

@@ -10,7 +10,7 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use serde_json::Value;
 use std::error::Error;
 use std::net::IpAddr;
@@ -99,7 +99,11 @@ async fn configuration(source: &Source) -> Result<(kube::Config, Option<String>)
     let given = source.kubeconfig.clone().map(|path| vec![path]);
     let listed = || {
         let paths: Vec<_> = std::env::split_paths(&std::env::var_os("KUBECONFIG")?).collect();
-        let paths: Vec<_> = paths.into_iter().filter(|path| !path.as_os_str().is_empty()).collect();
+        let mut paths: Vec<_> = paths.into_iter().filter(|path| !path.as_os_str().is_empty()).collect();
+        // As for kubectl, some of several files may be missing.
+        if paths.iter().any(|path| path.exists()) {
+            paths.retain(|path| path.exists());
+        }
         (!paths.is_empty()).then_some(paths)
     };
     if let Some(paths) = given.or_else(listed) {
@@ -128,10 +132,13 @@ async fn from_files(paths: &[PathBuf], source: &Source) -> Result<(kube::Config,
     let mut merged = Kubeconfig::default();
     for path in paths {
         let read = Kubeconfig::read_from(path).and_then(|next| merged.clone().merge(next));
-        merged = read.map_err(|e| anyhow!("cannot use kubeconfig {}: {}", path.display(), one_line(&e)))?;
+        merged = read.map_err(|e| match &e {
+            KubeconfigError::ReadConfig(e, _) => anyhow!("cannot read kubeconfig {}: {e}", path.display()),
+            e => anyhow!("cannot use kubeconfig {}: {}", path.display(), one_line(e)),
+        })?;
     }
-    let context = source.context.clone().or_else(|| merged.current_context.clone());
-    let Some(context) = context.filter(|name| !name.is_empty()) else {
+    let asked = source.context.clone().or_else(|| merged.current_context.clone());
+    let Some(context) = asked.filter(|name| !name.is_empty()) else {
         bail!("kubeconfig {names} has no current-context; give --context");
     };
     let Some(named) = merged.contexts.iter().find(|named| named.name == context) else {

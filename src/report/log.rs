@@ -40,10 +40,10 @@ static JOBS: OnceLock<SyncSender<Job>> = OnceLock::new();
 /// Begins to log messages of this level and graver ones. To be called once, after the last fork.
 pub fn start(format: Format, level: Level) {
     let (jobs, queue) = sync_channel(QUEUE);
-    if JOBS.set(jobs).is_err() {
-        return;
+    // Without a thread, on a system at its limits, lines are written at once.
+    if thread::Builder::new().name("log".into()).spawn(move || write_all(&queue)).is_ok() {
+        let _ = JOBS.set(jobs);
     }
-    let _ = thread::Builder::new().name("log".into()).spawn(move || write_all(&queue));
     // Our own messages only: those of the libraries speak of their insides.
     let filter = Targets::new().with_target("leader_run", level);
     let registry = tracing_subscriber::registry().with(filter);
@@ -81,8 +81,9 @@ struct Queue;
 
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if let Some(jobs) = JOBS.get() {
-            let _ = jobs.try_send(Job::Write(line.to_vec()));
+        match JOBS.get() {
+            Some(jobs) => drop(jobs.try_send(Job::Write(line.to_vec()))),
+            None => io::stderr().write_all(line)?,
         }
         Ok(line.len())
     }

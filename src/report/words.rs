@@ -1,11 +1,10 @@
 //! What people are told of an election, in one line each.
 
-use super::shown;
+use super::{duration, shown};
 use crate::config::Config;
 use crate::elector::{GaveUp, Loss, Notice};
 use crate::lock::Lock;
 use crate::store::Failure;
-use humantime::format_duration;
 use tracing::{info, warn};
 
 /// Why the lock was lost.
@@ -13,7 +12,7 @@ pub fn loss(loss: &Loss, config: &Config) -> String {
     match loss {
         Loss::Deadline(failure) => {
             let last = failure.as_ref().map(|f| format!(", last error: {}", shown(&f.to_string()))).unwrap_or_default();
-            format!("renew deadline {} passed{last}", format_duration(config.timing.renew_deadline))
+            format!("renew deadline {} passed{last}", duration(config.timing.renew_deadline))
         }
         Loss::Taken(holder) if holder.is_empty() => "somebody else led, and gave it back".into(),
         Loss::Taken(holder) => format!("{} holds it now", shown(holder)),
@@ -26,7 +25,7 @@ pub fn loss(loss: &Loss, config: &Config) -> String {
 pub fn say(lock: &dyn Lock, notice: &Notice) {
     match notice {
         Notice::Waiting(record, lease) => {
-            info!("waiting: {lock} is held by {}, for {} at a time", shown(&record.holder), format_duration(*lease));
+            info!("waiting: {lock} is held by {}, for {} at a time", shown(&record.holder), duration(*lease));
         }
         Notice::Failing(Failure::Timeout) => warn!("{lock} cannot be reached: no answer in time; trying again"),
         Notice::Failing(failure) => warn!("{}; trying again", shown(&failure.to_string())),
@@ -39,8 +38,8 @@ pub fn say(lock: &dyn Lock, notice: &Notice) {
 
 /// What is known when `--wait` is over.
 pub fn gave_up(lock: &dyn Lock, config: &Config, gave_up: &GaveUp) -> String {
-    let wait = format_duration(config.timing.wait.unwrap_or_default());
-    let lease = format_duration(gave_up.lease_duration);
+    let wait = duration(config.timing.wait.unwrap_or_default());
+    let lease = duration(gave_up.lease_duration);
     let last = gave_up.failure.as_ref().map(|f| format!("; last error: {}", shown(&f.to_string()))).unwrap_or_default();
     match &gave_up.record {
         Some(record) if !record.is_free() => {
