@@ -59,7 +59,7 @@ pub(super) struct Standby {
     tried: bool,
     /// A request was answered: there is a server, and the settings are right.
     answered: bool,
-    /// Whether the lock was ever seen.
+    /// Whether the lock was ever looked at: `resume` is for the first time only.
     looked: bool,
     /// The last holder people were told of.
     said: Option<String>,
@@ -150,6 +150,7 @@ impl Elector {
 
     /// The lock is not there, as a get or an event (then with the version that was deleted) said.
     pub(super) fn vanished(&mut self, now: Now, deleted: Option<Version>) {
+        self.standby.looked = true;
         let own = self.settings.lease_duration;
         let wait = match &self.standby.known {
             Known::Present(present) => {
