@@ -15,7 +15,8 @@ use std::time::Duration;
 const LONGEST_IDENTITY: usize = 253;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The timings of an election. `safety.md`'s symbols: L, R, P and K.
+/// The timings of an election. K, when the tree of a leader that cannot renew is dead at the latest, follows
+/// from them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// L.

@@ -247,6 +247,7 @@ impl Run<'_> {
             term.tree = Tree::Alive(None);
             // A guard that does not even read this is as overdue as one that does not act on it.
             term.acknowledged = Some(term.deadlines.kill);
+            self.overdue = None;
             self.guard.send(&ToGuard::Start { term: TERM, deadlines: term.deadlines, env });
         }
     }
@@ -414,9 +415,7 @@ impl Run<'_> {
         match outcome {
             Outcome::Stopped | Outcome::Released => {}
             Outcome::NotReleased(failure) => {
-                let why = failure.as_ref().map(|f| format!(": {}", shown(&f.to_string()))).unwrap_or_default();
-                let lease = duration(self.config.timing.lease_duration);
-                warn!("could not give {} back{why}; it expires by itself after {lease}", self.lock);
+                warn!("{}", words::not_released(self.lock, self.config, failure.as_ref()));
             }
             Outcome::GaveUp(gave_up) => error!("{}", words::gave_up(self.lock, self.config, gave_up)),
             Outcome::Failed(failure) => error!("{failure}"),

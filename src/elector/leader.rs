@@ -90,9 +90,8 @@ impl Elector {
             && term.led
             && now.at.leader_since(term.since) >= self.settings.renew_deadline
         {
-            let failure = self.failing.as_ref().map(|(_, failure)| failure.clone());
             let unanswered = self.pending.is_some().then_some(Failure::Timeout);
-            self.lose(now, Loss::Deadline(failure.or(unanswered)), None);
+            self.lose(now, Loss::Deadline(self.last_failure().or(unanswered)), None);
         }
     }
 
@@ -309,8 +308,7 @@ impl Elector {
         };
         let time = left(now, release.until);
         if time.is_zero() {
-            let failure = self.failing.as_ref().map(|(_, failure)| failure.clone());
-            let outcome = release.outcome.clone().unwrap_or(Outcome::NotReleased(failure));
+            let outcome = release.outcome.clone().unwrap_or(Outcome::NotReleased(self.last_failure()));
             return self.over(outcome);
         }
         if self.pending.is_some() || !reached(now, release.next) {

@@ -353,8 +353,7 @@ impl Elector {
         }
     }
 
-    /// Opens the watch if there is none, and reopens one that has said nothing for so long although it
-    /// should have.
+    /// Opens the watch where there is none, and a broken one again when its time has come.
     fn plan_watch(&mut self, now: Now, from: Option<Version>) {
         let due = match self.watch {
             Watch::Closed => true,
@@ -439,6 +438,10 @@ impl Elector {
         if known.is_none_or(|(_, known)| std::mem::discriminant(&known) != std::mem::discriminant(failure)) {
             self.out.push(Action::Say(Notice::Failing(failure.clone())));
         }
+    }
+
+    fn last_failure(&self) -> Option<Failure> {
+        self.failing.as_ref().map(|(_, failure)| failure.clone())
     }
 
     fn over(&mut self, outcome: Outcome) {

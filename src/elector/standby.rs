@@ -186,9 +186,9 @@ impl Elector {
     /// The answer to a get: nothing is newer, so an expired lock may be taken on exactly this version.
     fn looked(&mut self, now: Now, sent: Instant, found: Option<Observation>) {
         let overtaken = self.event.is_some_and(|event| event.boot >= sent.boot);
-        if overtaken && let (Known::Present(known), Some(found)) = (&self.standby.known, &found) {
+        if overtaken && let Known::Present(known) = &self.standby.known {
             // An event that came meanwhile may show a later version than this answer: then it is no news.
-            if found.version.is_before(&known.version) {
+            if found.as_ref().is_none_or(|found| found.version.is_before(&known.version)) {
                 return;
             }
         }
@@ -409,7 +409,7 @@ impl Elector {
             lease_duration: record.as_ref().map_or(own, |r| r.lease_duration(own)),
             record,
             changed: self.standby.changed,
-            failure: self.failing.as_ref().map(|(_, failure)| failure.clone()),
+            failure: self.last_failure(),
         }
     }
 

@@ -102,22 +102,30 @@ impl FileLock {
     async fn guard(&self) -> Result<File, Failure> {
         let path = self.path("lock");
         loop {
-            // Only read, so that other users may lock it whose file it is not.
-            let file = match File::open(&path) {
-                Err(error) if error.kind() == ErrorKind::NotFound => self.create_file(&path),
-                opened => opened,
-            };
-            let file = match file {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
-                file => file.map_err(|e| self.failure(&e))?,
-            };
-            match file.try_lock() {
-                // A cleaner of /tmp may have removed it meanwhile, and then it keeps nobody out.
-                Ok(()) if same_file(&file, &path) => return Ok(file),
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => sleep(RETRY).await,
-                Err(TryLockError::Error(error)) => return Err(self.failure(&error)),
+            match self.try_guard(&path) {
+                Ok(Some(file)) => return Ok(file),
+                Ok(None) => sleep(RETRY).await,
+                Err(error) => return Err(self.failure(&error)),
             }
+        }
+    }
+
+    /// Takes the kernel lock if it can be had at this moment.
+    fn try_guard(&self, path: &Path) -> io::Result<Option<File>> {
+        // Only read, so that other users may lock it whose file it is not.
+        let file = match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => match self.create_file(path) {
+                // Somebody else was faster.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(None),
+                created => created?,
+            },
+            opened => opened?,
+        };
+        match file.try_lock() {
+            // A cleaner of /tmp may have removed it meanwhile, and then it keeps nobody out.
+            Ok(()) => Ok(same_file(&file, path).then_some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
         }
     }
 
@@ -356,6 +364,14 @@ mod tests {
         let Ok(Reply::Found(Some(found))) = lock.get().await else { panic!() };
         assert!(!found.record.is_free());
         written(lock.update(held("a"), found.version).await);
+    }
+
+    #[tokio::test]
+    async fn a_kernel_lock_that_can_never_be_had_does_not_block_the_runtime() {
+        let (_folder, lock) = lock();
+        std::os::unix::fs::symlink("nowhere/at/all", lock.path("lock")).unwrap();
+        let swap = timeout(Duration::from_millis(50), lock.create(held("a"))).await;
+        assert!(!matches!(swap, Ok(Ok(_))), "{swap:?}");
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 pub fn loss(loss: &Loss, config: &Config) -> String {
     match loss {
         Loss::Deadline(failure) => {
-            let last = failure.as_ref().map(|f| format!(", last error: {}", shown(&f.to_string()))).unwrap_or_default();
+            let last = after(", last error: ", failure.as_ref());
             format!("renew deadline {} passed{last}", duration(config.timing.renew_deadline))
         }
         Loss::Taken(holder) if holder.is_empty() => "somebody else led, and gave it back".into(),
@@ -19,6 +19,17 @@ pub fn loss(loss: &Loss, config: &Config) -> String {
         Loss::Twin => format!("another process uses our identity {}", shown(&config.identity)),
         Loss::Forfeited(reason) => reason.clone(),
     }
+}
+
+/// That the lock could not be given back.
+pub fn not_released(lock: &dyn Lock, config: &Config, failure: Option<&Failure>) -> String {
+    let lease = duration(config.timing.lease_duration);
+    format!("could not give {lock} back{}; it expires by itself after {lease}", after(": ", failure))
+}
+
+/// The failure, if there is one, after these words.
+fn after(words: &str, failure: Option<&Failure>) -> String {
+    failure.map(|failure| format!("{words}{}", shown(&failure.to_string()))).unwrap_or_default()
 }
 
 /// Tells people what happens in passing.
@@ -40,7 +51,7 @@ pub fn say(lock: &dyn Lock, notice: &Notice) {
 pub fn gave_up(lock: &dyn Lock, config: &Config, gave_up: &GaveUp) -> String {
     let wait = duration(config.timing.wait.unwrap_or_default());
     let lease = duration(gave_up.lease_duration);
-    let last = gave_up.failure.as_ref().map(|f| format!("; last error: {}", shown(&f.to_string()))).unwrap_or_default();
+    let last = after("; last error: ", gave_up.failure.as_ref());
     match &gave_up.record {
         Some(record) if !record.is_free() => {
             let alive = if gave_up.changed { "has renewed it meanwhile" } else { "has not renewed it meanwhile" };

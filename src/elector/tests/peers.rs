@@ -394,6 +394,18 @@ fn an_older_answer_that_an_event_overtook_is_no_news() {
 }
 
 #[test]
+fn an_answer_that_nothing_is_there_can_be_overtaken_as_well() {
+    let mut rig = Rig::new(settings());
+    rig.get(NOT_FOUND);
+    let mine = rig.put(Err(Failure::Timeout));
+    rig.event(seen(mine.clone(), 1));
+    rig.get(NOT_FOUND);
+    rig.get(found(mine, 1));
+    rig.put(written(2));
+    assert_eq!(rig.led.unwrap().token, "2");
+}
+
+#[test]
 fn a_create_under_way_is_waited_for_before_the_release() {
     let mut rig = Rig::leading();
     rig.event(Event::Change(Change::Deleted(version("u", 2))));
