@@ -10,9 +10,19 @@ use crate::lock::{TYPES, Type};
 use crate::report::log::Format;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
+use nix::libc::{SIGINT, SIGTERM};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// What follows a loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLost {
+    /// Leave with the lost code.
+    Exit,
+    /// Contend again.
+    Rejoin,
+}
 
 /// Runs COMMAND only while holding a Kubernetes lock: at most one COMMAND process tree is alive across all
 /// contenders of that lock.
@@ -90,10 +100,25 @@ pub struct Cli {
     #[arg(help_heading = "Child", hide_env = true, allow_hyphen_values = true)]
     pub loss_grace: Option<Duration>,
 
+    /// When the child has exited, wait for its descendants instead of stopping them
+    #[arg(long, env = "LEADER_RUN_WAIT_ALL", help_heading = "Child", hide_env = true)]
+    pub wait_all: bool,
+
+    /// After the loss of the lock: exit with the lost code, or rejoin (contend again)
+    #[arg(long, value_name = "exit|rejoin", env = "LEADER_RUN_ON_LOST", default_value = "exit", value_parser = on_lost)]
+    #[arg(help_heading = "Child", hide_env = true)]
+    pub on_lost: OnLost,
+
     /// Exit code when the lock was lost
     #[arg(long, value_name = "N", env = "LEADER_RUN_LOST_EXIT_CODE", default_value_t = 75)]
     #[arg(value_parser = clap::value_parser!(u8).range(1..), help_heading = "Child", hide_env = true)]
     pub lost_exit_code: u8,
+
+    /// The signal that makes a leader stop the child, give the lock back and contend again after the retry
+    /// period [default: none]
+    #[arg(long, value_name = "SIG", env = "LEADER_RUN_STEP_DOWN_SIGNAL", value_parser = step_down_signal)]
+    #[arg(help_heading = "Child", hide_env = true)]
+    pub step_down_signal: Option<i32>,
 
     /// Kubeconfig file [default: KUBECONFIG, else in-cluster, else ~/.kube/config]
     #[arg(long, value_name = "FILE", env = "LEADER_RUN_KUBECONFIG", help_heading = "Kubernetes", hide_env = true)]
@@ -157,7 +182,7 @@ impl Cli {
 const ABOUT_EXIT: &str = "\
 Exit codes:
   the child's  it exited by itself, or after a requested stop (128+N: it died of signal N)
-  75           the lock was lost (--lost-exit-code)
+  75           the lock was lost (--lost-exit-code), unless --on-lost rejoin
   124          not leading within --wait
   125          leader-run's own failure: usage, settings, no cluster, permission
   126, 127     COMMAND can't be executed, isn't found
@@ -227,6 +252,23 @@ fn log_format(text: &str) -> Result<Format, String> {
         "text" => Ok(Format::Text),
         "json" => Ok(Format::Json),
         _ => Err("use text or json".into()),
+    }
+}
+
+fn on_lost(text: &str) -> Result<OnLost, String> {
+    match text {
+        "exit" => Ok(OnLost::Exit),
+        "rejoin" => Ok(OnLost::Rejoin),
+        _ => Err("use exit or rejoin".into()),
+    }
+}
+
+fn step_down_signal(text: &str) -> Result<i32, String> {
+    let signal = signal_number(text)?;
+    match signal::is_forwarded(signal) {
+        _ if [SIGTERM, SIGINT].contains(&signal) => Err("TERM and INT end leader-run; use another one".into()),
+        true => Ok(signal),
+        false => Err("leader-run cannot be sent this one; use another, such as USR1".into()),
     }
 }
 

@@ -40,6 +40,11 @@ impl Instant {
         Instant { boot: self.boot.saturating_add(span), raw: self.raw.saturating_add(span) }
     }
 
+    /// The moment this much earlier, on both clocks.
+    pub fn minus(self, span: Duration) -> Instant {
+        Instant { boot: self.boot.saturating_sub(span), raw: self.raw.saturating_sub(span) }
+    }
+
     /// For a leader: how long until `self`, seen from `now`; zero once either clock has passed it.
     pub fn leader_left(self, now: Instant) -> Duration {
         let (boot, raw) = self.since(now);
@@ -49,6 +54,11 @@ impl Instant {
     /// The earlier of two moments, clock by clock.
     pub fn earlier(self, other: Instant) -> Instant {
         Instant { boot: self.boot.min(other.boot), raw: self.raw.min(other.raw) }
+    }
+
+    /// The later of two moments, clock by clock.
+    pub fn later(self, other: Instant) -> Instant {
+        Instant { boot: self.boot.max(other.boot), raw: self.raw.max(other.raw) }
     }
 
     fn since(self, earlier: Instant) -> (Duration, Duration) {

@@ -1,7 +1,7 @@
 //! What the flags mean once checked: timings that satisfy the inequality, a valid lock name.
 
 use crate::child::spawn::{self, Missing};
-use crate::cli::Cli;
+use crate::cli::{Cli, OnLost};
 use crate::exit::{self, Refusal};
 use crate::lock::client::Source;
 use crate::lock::{self, valid_name};
@@ -155,6 +155,12 @@ pub struct Config {
     pub timing: Timing,
     /// What asks the child to stop.
     pub stop_signal: i32,
+    /// What asks us to give up leadership and to contend again.
+    pub step_down_signal: Option<i32>,
+    /// Contend again after a loss.
+    pub rejoin: bool,
+    /// When the child has ended, wait for its descendants.
+    pub wait_all: bool,
     /// The exit code after a loss.
     pub lost_exit_code: i32,
     /// The file to execute.
@@ -213,6 +219,9 @@ impl Config {
             resume: cli.resume,
             timing,
             stop_signal: cli.stop_signal,
+            step_down_signal: cli.step_down_signal,
+            rejoin: cli.on_lost == OnLost::Rejoin,
+            wait_all: cli.wait_all,
             lost_exit_code: cli.lost_exit_code.into(),
             program,
             command: cli.command,

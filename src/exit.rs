@@ -1,5 +1,6 @@
 //! Exit codes, in one table: the habit of timeout, env and nohup.
 
+use nix::errno::Errno;
 use std::fmt;
 
 /// Not leading within `--wait`.
@@ -24,6 +25,20 @@ pub const fn of_child(status: i32) -> i32 {
         0 => (status >> 8) & 0xff,
         signal => by_signal(signal),
     }
+}
+
+/// The exit code for a child that could not be started, for this `errno`.
+pub fn of_failed_start(errno: i32) -> i32 {
+    match Errno::from_raw(errno) {
+        errno if is_shortage(errno) => OWN_FAILURE,
+        Errno::ENOENT => NOT_FOUND,
+        _ => NOT_EXECUTABLE,
+    }
+}
+
+/// Whether this says that the system is short of something, rather than what is wrong with the command.
+pub fn is_shortage(errno: Errno) -> bool {
+    matches!(errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
 }
 
 /// Why leader-run ends before it has anything to do with a lock.

@@ -8,6 +8,7 @@ pub mod child;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod contender;
 pub mod elector;
 pub mod exit;
 pub mod lock;

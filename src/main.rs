@@ -1,6 +1,6 @@
 //! leader-run: runs a command only while holding a Kubernetes lock.
 
-use leader_run::child::{self, Guard, signal, spawn};
+use leader_run::child::{self, Guard, guard, signal, spawn};
 use leader_run::cli::Cli;
 use leader_run::config::{Config, Timing};
 use leader_run::exit::{self, Refusal};
@@ -39,7 +39,7 @@ fn start() -> Result<i32, Refusal> {
     let config = Config::new(cli, timing)?;
 
     sys::check_descriptors()?;
-    let signals = signal::block()?;
+    let signals = signal::block(config.step_down_signal)?;
     let plan = spawn::Plan {
         program: config.program.clone(),
         name: config.command[0].clone(),
@@ -47,7 +47,8 @@ fn start() -> Result<i32, Refusal> {
         mask: signals.before,
         terminal: spawn::on_terminal(),
     };
-    let guard = child::fork_guard(plan, config.stop_signal)?;
+    let settings = guard::Settings { stop_signal: config.stop_signal, wait_all: config.wait_all };
+    let guard = child::fork_guard(plan, settings)?;
     log::start(format, level);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {

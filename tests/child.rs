@@ -176,6 +176,24 @@ fn descendants_that_outlive_the_child_are_gone_before_the_lock_is_released() {
 }
 
 #[test]
+fn with_wait_all_descendants_are_waited_for_and_stopped_only_when_asked() {
+    let (folder, mut contender) = start(&["--wait-all"], "(sleep 0.7; echo late) & exit 5");
+    let record = || fs::read_to_string(folder.path().join("default_demo.json")).unwrap();
+    contender.wait_line("waiting for the processes that it left behind");
+    assert!(!record().contains("\"holderIdentity\":\"\""));
+    assert_eq!(contender.wait(), 5, "{}", contender.said());
+    assert!(contender.line("late").is_some(), "{}", contender.said());
+
+    let left = "(trap 'echo asked; exit' TERM; echo ready; while :; do sleep 0.02; done) & exit 6";
+    let (_folder, mut contender) = start(&["--wait-all"], left);
+    contender.wait_line("ready");
+    contender.wait_line("left behind");
+    contender.signal(SIGTERM);
+    assert_eq!(contender.wait(), 6, "{}", contender.said());
+    assert!(contender.line("asked").is_some(), "{}", contender.said());
+}
+
+#[test]
 fn kill_9_of_leader_run_takes_the_whole_tree_along() {
     let (_folder, contender) = start(&[], &format!("{DAEMON} echo pid $$; trap '' TERM; while :; do sleep 0.02; done"));
     let mut pids = daemons(&contender);

@@ -2,7 +2,7 @@
 
 mod support;
 
-use nix::libc::{SIGCONT, SIGINT, SIGKILL, SIGSTOP, SIGTERM};
+use nix::libc::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR1};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -177,6 +177,82 @@ fn a_loss_during_a_requested_stop_ends_with_75() {
     let foreign = replace(&lock, &foreign);
     assert_eq!(leader.wait(), 42, "{}", leader.said());
     assert_eq!(lock.text(), foreign);
+}
+
+#[test]
+fn after_a_loss_it_contends_again_where_asked_to() {
+    let lock = Lock::new();
+    let script = "trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done";
+    let mut leader = lock.contender(&["--on-lost", "rejoin", "--lease-duration", "3s"], script);
+    for term in 1..=3 {
+        wait_for("the child of the term", LONG, || (leader.count("start ") == term).then_some(()));
+        replace(&lock, &lock.text().replace(&identity(&lock), "somebody-else"));
+        let written = Instant::now();
+        wait_for("the loss", LONG, || (leader.count("asked") == term).then_some(()));
+        wait_for("contending again", LONG, || (leader.count("is held by somebody-else") >= 1).then_some(()));
+        assert!(written.elapsed() < Duration::from_secs(3), "the thief's lease is waited for");
+    }
+    wait_for("another term", LONG, || (leader.count("start ") == 4).then_some(()));
+    assert_eq!(leader.count("OVERLAP"), 0);
+    leader.signal(SIGTERM);
+    assert_eq!(leader.wait(), 0, "{}", leader.said());
+    let mut tokens: Vec<u64> =
+        leader.lines().iter().filter_map(|l| l.text.strip_prefix("start ")?.parse().ok()).collect();
+    assert_eq!(tokens.len(), 4);
+    tokens.dedup();
+    assert!(tokens.is_sorted() && tokens.len() == 4, "every term has a later token: {tokens:?}");
+}
+
+#[test]
+fn a_loss_during_a_requested_stop_is_no_reason_to_contend_again() {
+    let lock = Lock::new();
+    let script = "trap 'echo asked; sleep 1; exit 0' TERM; while :; do sleep 0.05; done";
+    let mut leader = lock.contender(&["--on-lost", "rejoin"], script);
+    leader.wait_line("start");
+    leader.signal(SIGTERM);
+    leader.wait_line("asked");
+    replace(&lock, &lock.text().replace(&identity(&lock), "somebody-else"));
+    assert_eq!(leader.wait(), 75, "{}", leader.said());
+}
+
+#[test]
+fn a_leader_that_steps_down_hands_over_and_contends_again() {
+    let lock = Lock::new();
+    let script = "trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done";
+    let options = ["--step-down-signal", "USR1"];
+    let mut first = lock.contender(&options, script);
+    first.wait_line("start");
+    let mut second = lock.contender(&options, script);
+    second.wait_line("is held by");
+    // A standby has nothing to step down from.
+    second.signal(SIGUSR1);
+    first.signal(SIGUSR1);
+    second.wait_line("start");
+    first.wait_line("is held by");
+    second.signal(SIGUSR1);
+    wait_for("its second term", LONG, || (first.count("start ") == 2).then_some(()));
+    second.signal(SIGTERM);
+    assert_eq!(second.wait(), 143, "{}", second.said());
+    first.signal(SIGTERM);
+    assert_eq!(first.wait(), 0, "{}", first.said());
+    assert_eq!(first.count("OVERLAP") + second.count("OVERLAP"), 0);
+}
+
+#[test]
+fn alone_it_leads_again_a_retry_period_after_stepping_down() {
+    let lock = Lock::new();
+    // It takes its time, and SIGTERM meanwhile ends the run after all.
+    let script = "trap 'echo asked; sleep 0.5; exit 4' TERM; while :; do sleep 0.05; done";
+    let mut leader = lock.contender(&["--step-down-signal", "HUP", "--retry-period", "1s"], script);
+    leader.wait_line("start");
+    leader.signal(SIGHUP);
+    let again = leader.wait_line("again").at;
+    wait_for("its second term", LONG, || (leader.count("start ") == 2).then_some(()));
+    assert!(again.elapsed() >= Duration::from_millis(990));
+    leader.signal(SIGHUP);
+    wait_for("stopping", LONG, || (leader.count("asked") == 2).then_some(()));
+    leader.signal(SIGTERM);
+    assert_eq!(leader.wait(), 4, "{}", leader.said());
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! passes or when leader-run is gone, whatever leader-run itself is doing meanwhile.
 
 use crate::clock::Instant;
+use nix::libc::SIGTERM;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// How long descendants that outlive the child may take to end after SIGTERM.
@@ -11,6 +13,15 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// How long until a child is continued that the terminal has stopped again.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How often the guard looks at the clock while a term runs, to learn how late it gets the CPU.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Lateness is forgotten after between one and two of these.
+const MEMORY: Duration = Duration::from_secs(30);
+
+/// Lateness that people are told of; then again each time it has doubled.
+const NOTABLE: Duration = Duration::from_millis(100);
 
 /// The two moments of a term, counted from S.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +94,27 @@ pub enum FromGuard {
     Leftover(u64),
     /// A deadline or a grace is over: the tree is killed.
     Killing(u64),
+    /// The guard got the CPU this late, and counts on it: the tree is killed twice as much before K.
+    Slow(u64, Duration),
+}
+
+impl FromGuard {
+    /// The number of the term that it is about.
+    pub fn term(&self) -> u64 {
+        match *self {
+            FromGuard::Acknowledged(term, _)
+            | FromGuard::Started(term, _)
+            | FromGuard::Failed(term, _)
+            | FromGuard::Late(term)
+            | FromGuard::Exited(term, _)
+            | FromGuard::Expired(term)
+            | FromGuard::Gone(term)
+            | FromGuard::Continued(term, _)
+            | FromGuard::Leftover(term)
+            | FromGuard::Killing(term)
+            | FromGuard::Slow(term, _) => term,
+        }
+    }
 }
 
 /// What happened.
@@ -109,7 +141,7 @@ pub enum Input {
     Stopped(i32),
 }
 
-/// What to do about it, in this order.
+/// What to do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Start the child with these additions to its environment.
@@ -120,8 +152,8 @@ pub enum Output {
     Stop(i32),
     /// Let the child and its group go on, in the foreground of the terminal where that is ours.
     Continue,
-    /// Ask every descendant to end (SIGTERM, SIGCONT).
-    StopAll,
+    /// Send every descendant this signal, and SIGCONT.
+    StopAll(i32),
     /// Tell leader-run.
     Send(FromGuard),
     /// There is nothing left to guard.
@@ -146,41 +178,101 @@ struct Term {
     expired: bool,
     killing: bool,
     child_ended: bool,
+    /// When the clock is looked at again.
+    tick: Instant,
+}
+
+impl Term {
+    /// When the tree is killed: before the deadline by twice the lateness to be feared, but not before S+R.
+    fn kill(&self, lateness: Duration) -> Instant {
+        let deadline = self.deadlines.kill.minus(lateness * 2).later(self.deadlines.stop);
+        self.kill_at.map_or(deadline, |at| at.earlier(deadline))
+    }
+}
+
+/// How late the guard got the CPU, at worst, of late.
+#[derive(Debug, Default)]
+struct Lateness {
+    worst: Duration,
+    /// In the time before this one.
+    before: Duration,
+    /// When this time began.
+    since: Option<Instant>,
+    said: Duration,
+}
+
+impl Lateness {
+    fn note(&mut self, now: Instant, late: Duration) {
+        let since = *self.since.get_or_insert(now);
+        if now.leader_since(since) >= MEMORY {
+            (self.before, self.worst, self.since) = (self.worst, Duration::ZERO, Some(now));
+            self.said = self.said.min(self.before);
+        }
+        self.worst = self.worst.max(late);
+    }
+
+    fn get(&self) -> Duration {
+        self.worst.max(self.before)
+    }
+
+    /// The lateness, where people do not know it yet.
+    fn news(&mut self) -> Option<Duration> {
+        let late = self.get();
+        (late >= NOTABLE.max(self.said * 2)).then(|| {
+            self.said = late;
+            late
+        })
+    }
+}
+
+/// What does not change from term to term.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Asks the child to stop when the first deadline passes.
+    pub stop_signal: i32,
+    /// Descendants that outlive the child are waited for, rather than asked to end.
+    pub wait_all: bool,
 }
 
 /// The state machine. Its state is per term: a latched expiry ends with the term.
 #[derive(Debug)]
 pub struct Guard {
-    stop_signal: i32,
+    settings: Settings,
     term: Option<Term>,
+    lateness: Lateness,
     closed: bool,
+    out: VecDeque<Output>,
 }
 
 impl Guard {
-    /// A guard whose child is asked to stop with this signal when the first deadline passes.
-    pub fn new(stop_signal: i32) -> Guard {
-        Guard { stop_signal, term: None, closed: false }
+    /// A guard that stands by.
+    pub fn new(settings: Settings) -> Guard {
+        Guard { settings, term: None, lateness: Lateness::default(), closed: false, out: VecDeque::with_capacity(16) }
     }
 
-    /// Takes what happened, and says what to do.
-    pub fn step(&mut self, now: Instant, input: Input) -> Vec<Output> {
-        let mut out = Vec::new();
+    /// Takes what happened. What to do about it is then asked for with [`Guard::next_output`].
+    pub fn step(&mut self, now: Instant, input: Input) {
         // Only then have all messages been read, and a later deadline may be among them.
         let drained = matches!(input, Input::Tick | Input::Closed);
         match input {
-            Input::Message(message) => self.told(message, &mut out),
+            Input::Message(message) => self.told(now, message),
             Input::Closed => self.closed = true,
             Input::Tick => {}
-            Input::Spawned(spawned) => self.spawned(spawned, &mut out),
-            Input::Ended { status, others } => self.ended(now, status, others, &mut out),
-            Input::Alone => self.alone(&mut out),
-            Input::Stopped(signal) => self.stopped(now, signal, &mut out),
+            Input::Spawned(spawned) => self.spawned(spawned),
+            Input::Ended { status, others } => self.ended(now, status, others),
+            Input::Alone => self.alone(),
+            Input::Stopped(signal) => self.stopped(now, signal),
         }
         if drained {
-            self.look_at_deadlines(now, &mut out);
-            self.start(now, &mut out);
+            self.look_at_deadlines(now);
+            self.start(now);
         }
-        out
+    }
+
+    /// The next thing to do. One by one, out of a queue that is never made anew: the guard must be able to
+    /// kill when there is no memory left.
+    pub fn next_output(&mut self) -> Option<Output> {
+        self.out.pop_front()
     }
 
     /// Whether every descendant is to be killed, again and again, until there is none.
@@ -191,19 +283,19 @@ impl Guard {
     /// How long until a deadline, if there is one. None is near while standing by.
     pub fn wake(&self, now: Instant) -> Option<Duration> {
         let term = self.term.as_ref().filter(|term| !term.killing)?;
-        let stop = (!term.expired).then(|| term.deadlines.stop.leader_left(now));
-        let stop = stop.into_iter().chain(term.continue_at.map(|at| at.leader_left(now)));
-        let kill = term.kill_at.unwrap_or(term.deadlines.kill).earlier(term.deadlines.kill);
-        stop.chain([kill.leader_left(now)]).min()
+        let stop = (!term.expired).then_some(term.deadlines.stop);
+        let moments = [stop, term.continue_at, Some(term.tick), Some(term.kill(self.lateness.get()))];
+        moments.into_iter().flatten().map(|at| at.leader_left(now)).min()
     }
 
-    fn told(&mut self, message: ToGuard, out: &mut Vec<Output>) {
+    fn told(&mut self, now: Instant, message: ToGuard) {
         if let ToGuard::Start { term, deadlines, env } = message {
             if self.term.is_some() {
                 return;
             }
-            out.push(Output::Send(FromGuard::Acknowledged(term, deadlines.kill)));
+            self.out.push_back(Output::Send(FromGuard::Acknowledged(term, deadlines.kill)));
             self.term = Some(Term {
+                tick: now.plus(TICK),
                 number: term,
                 deadlines,
                 to_start: Some(env),
@@ -227,7 +319,7 @@ impl Guard {
                 if number == term.number && !term.expired && !deadlines.kill.leader_left(term.deadlines.kill).is_zero()
                 {
                     term.deadlines = deadlines;
-                    out.push(Output::Send(FromGuard::Acknowledged(number, deadlines.kill)));
+                    self.out.push_back(Output::Send(FromGuard::Acknowledged(number, deadlines.kill)));
                 }
             }
             ToGuard::Stop { term: number, signal, kill, lost } if number == term.number => {
@@ -235,19 +327,19 @@ impl Guard {
                 term.kill_at = Some(term.kill_at.map_or(kill, |at| at.earlier(kill)));
                 term.expired |= lost;
                 term.asked = true;
-                if !term.child_ended && term.to_start.is_none() {
-                    out.push(Output::Stop(signal));
+                if term.to_start.is_none() {
+                    self.out.extend(stop(term, self.settings, signal));
                 }
             }
             ToGuard::Signal { term: number, signal } if number == term.number && !term.child_ended => {
-                out.push(Output::Signal(signal));
+                self.out.push_back(Output::Signal(signal));
             }
             ToGuard::Stop { .. } | ToGuard::Signal { .. } => {}
         }
     }
 
     /// Starts the child, right before which the deadline is looked at once more.
-    fn start(&mut self, now: Instant, out: &mut Vec<Output>) {
+    fn start(&mut self, now: Instant) {
         let Some(term) = &mut self.term else {
             return;
         };
@@ -255,82 +347,102 @@ impl Guard {
             return;
         };
         if term.asked || term.expired || term.killing || term.deadlines.stop.leader_left(now).is_zero() {
-            out.push(Output::Send(FromGuard::Late(term.number)));
+            self.out.push_back(Output::Send(FromGuard::Late(term.number)));
             self.term = None;
             return;
         }
-        out.push(Output::Spawn(env));
+        self.out.push_back(Output::Spawn(env));
     }
 
-    fn stopped(&mut self, now: Instant, signal: i32, out: &mut Vec<Output>) {
+    fn stopped(&mut self, now: Instant, signal: i32) {
         if let Some(term) = &mut self.term {
             if std::mem::replace(&mut term.continued, true) {
                 term.continue_at = Some(now.plus(AGAIN));
             } else {
                 term.continue_at = Some(now);
-                out.push(Output::Send(FromGuard::Continued(term.number, signal)));
+                self.out.push_back(Output::Send(FromGuard::Continued(term.number, signal)));
             }
         }
     }
 
-    fn spawned(&mut self, spawned: Result<i32, i32>, out: &mut Vec<Output>) {
+    fn spawned(&mut self, spawned: Result<i32, i32>) {
         let Some(term) = &mut self.term else {
             return;
         };
         match spawned {
-            Ok(pid) => out.push(Output::Send(FromGuard::Started(term.number, pid))),
+            Ok(pid) => self.out.push_back(Output::Send(FromGuard::Started(term.number, pid))),
             Err(errno) => {
-                out.push(Output::Send(FromGuard::Failed(term.number, errno)));
+                self.out.push_back(Output::Send(FromGuard::Failed(term.number, errno)));
                 self.term = None;
             }
         }
     }
 
-    fn ended(&mut self, now: Instant, status: i32, others: bool, out: &mut Vec<Output>) {
+    fn ended(&mut self, now: Instant, status: i32, others: bool) {
         let Some(term) = &mut self.term else {
             return;
         };
         term.child_ended = true;
-        out.push(Output::Send(FromGuard::Exited(term.number, status)));
-        if others {
+        self.out.push_back(Output::Send(FromGuard::Exited(term.number, status)));
+        if !others {
+            return self.alone();
+        }
+        self.out.push_back(Output::Send(FromGuard::Leftover(term.number)));
+        if !self.settings.wait_all {
             let linger = now.plus(LINGER);
             term.kill_at = Some(term.kill_at.map_or(linger, |at| at.earlier(linger)));
-            out.push(Output::Send(FromGuard::Leftover(term.number)));
-            out.push(Output::StopAll);
-        } else {
-            self.alone(out);
+        }
+        if term.asked || !self.settings.wait_all {
+            self.out.push_back(Output::StopAll(SIGTERM));
         }
     }
 
-    fn alone(&mut self, out: &mut Vec<Output>) {
+    fn alone(&mut self) {
         if let Some(term) = self.term.take_if(|term| term.child_ended) {
-            out.push(Output::Send(FromGuard::Gone(term.number)));
+            self.out.push_back(Output::Send(FromGuard::Gone(term.number)));
         }
     }
 
-    fn look_at_deadlines(&mut self, now: Instant, out: &mut Vec<Output>) {
+    fn look_at_deadlines(&mut self, now: Instant) {
         let Some(term) = &mut self.term else {
             if self.closed {
-                out.push(Output::Exit);
+                self.out.push_back(Output::Exit);
             }
             return;
         };
         let passed = |deadline: Instant| deadline.leader_left(now).is_zero();
-        let kill = self.closed || passed(term.deadlines.kill) || term.kill_at.is_some_and(passed);
+        if passed(term.tick) {
+            // On the clock that stands still in a suspend, which is no lateness.
+            self.lateness.note(now, now.standby_since(term.tick));
+            term.tick = now.plus(TICK);
+            if let Some(late) = self.lateness.news() {
+                self.out.push_back(Output::Send(FromGuard::Slow(term.number, late)));
+            }
+        }
+        let kill = self.closed || passed(term.kill(self.lateness.get()));
         if kill && !std::mem::replace(&mut term.killing, true) {
-            out.push(Output::Send(FromGuard::Killing(term.number)));
+            self.out.push_back(Output::Send(FromGuard::Killing(term.number)));
         }
         if term.continue_at.take_if(|at| passed(*at)).is_some() {
-            out.push(Output::Continue);
+            self.out.push_back(Output::Continue);
         }
         if !term.expired && term.to_start.is_none() && passed(term.deadlines.stop) {
             term.expired = true;
-            out.push(Output::Send(FromGuard::Expired(term.number)));
-            if !term.asked && !term.child_ended {
-                term.asked = true;
-                out.push(Output::Stop(self.stop_signal));
+            self.out.push_back(Output::Send(FromGuard::Expired(term.number)));
+            if !std::mem::replace(&mut term.asked, true) {
+                self.out.extend(stop(term, self.settings, self.settings.stop_signal));
             }
         }
+    }
+}
+
+/// Asks the child to end, or whatever it has left behind where that is waited for.
+fn stop(term: &Term, settings: Settings, signal: i32) -> Option<Output> {
+    match (term.child_ended, settings.wait_all) {
+        (false, _) => Some(Output::Stop(signal)),
+        (true, true) => Some(Output::StopAll(signal)),
+        // Asked already, when the child ended.
+        (true, false) => None,
     }
 }
 
@@ -339,6 +451,7 @@ mod tests {
     use super::*;
 
     const TERM: i32 = 15;
+    const SETTINGS: Settings = Settings { stop_signal: TERM, wait_all: false };
 
     fn at(millis: u64) -> Instant {
         let span = Duration::from_millis(1_000_000 + millis);
@@ -350,13 +463,27 @@ mod tests {
         Deadlines { stop: at(since + 10_000), kill: at(since + 13_500) }
     }
 
+    fn step(guard: &mut Guard, now: Instant, input: Input) -> Vec<Output> {
+        guard.step(now, input);
+        std::iter::from_fn(|| guard.next_output()).collect()
+    }
+
+    /// Lets time pass until this moment, with a look at the clock whenever the guard wants one before it.
+    fn pass(guard: &mut Guard, from: u64, to: u64) {
+        let mut now = at(from);
+        while let Some(nap) = guard.wake(now).filter(|nap| now.boot + *nap < at(to).boot) {
+            now = now.plus(nap);
+            assert_eq!(step(guard, now, Input::Tick), []);
+        }
+    }
+
     fn started() -> Guard {
-        let mut guard = Guard::new(TERM);
+        let mut guard = Guard::new(SETTINGS);
         let start = ToGuard::Start { term: 1, deadlines: deadlines(0), env: vec![] };
-        let out = guard.step(at(0), Input::Message(start));
+        let out = step(&mut guard, at(0), Input::Message(start));
         assert_eq!(out, [Output::Send(FromGuard::Acknowledged(1, at(13_500)))]);
-        assert_eq!(guard.step(at(0), Input::Tick), [Output::Spawn(vec![])]);
-        assert_eq!(guard.step(at(1), Input::Spawned(Ok(99))), [Output::Send(FromGuard::Started(1, 99))]);
+        assert_eq!(step(&mut guard, at(0), Input::Tick), [Output::Spawn(vec![])]);
+        assert_eq!(step(&mut guard, at(1), Input::Spawned(Ok(99))), [Output::Send(FromGuard::Started(1, 99))]);
         guard
     }
 
@@ -367,74 +494,79 @@ mod tests {
     #[test]
     fn at_r_the_child_is_asked_to_stop_and_at_k_the_tree_is_killed() {
         let mut guard = started();
-        assert_eq!(guard.step(at(9_999), Input::Tick), []);
+        pass(&mut guard, 1, 10_000);
         assert_eq!(guard.wake(at(9_999)), Some(Duration::from_millis(1)));
-        let out = guard.step(at(10_000), Input::Tick);
+        let out = step(&mut guard, at(10_000), Input::Tick);
         assert_eq!(out, [Output::Send(FromGuard::Expired(1)), Output::Stop(TERM)]);
-        assert_eq!(guard.step(at(13_499), Input::Tick), []);
+        pass(&mut guard, 10_000, 13_500);
         assert!(!guard.is_killing());
-        guard.step(at(13_500), Input::Tick);
+        step(&mut guard, at(13_500), Input::Tick);
         assert!(guard.is_killing());
     }
 
     #[test]
     fn messages_that_wait_are_read_before_a_deadline_is_looked_at() {
         let mut guard = started();
-        guard.step(at(10_200), extend(9_000));
-        assert_eq!(guard.step(at(10_200), Input::Tick), []);
-        assert_eq!(guard.wake(at(10_200)), Some(Duration::from_millis(8_800)));
+        pass(&mut guard, 1, 9_990);
+        step(&mut guard, at(10_040), extend(9_000));
+        assert_eq!(step(&mut guard, at(10_040), Input::Tick), []);
+        pass(&mut guard, 10_040, 19_000);
     }
 
     #[test]
     fn an_expiry_is_latched_for_the_term_and_ends_with_it() {
         let mut guard = started();
-        guard.step(at(10_000), Input::Tick);
-        assert_eq!(guard.step(at(10_001), extend(9_999)), []);
-        guard.step(at(13_500), Input::Tick);
+        step(&mut guard, at(10_000), Input::Tick);
+        assert_eq!(step(&mut guard, at(10_001), extend(9_999)), []);
+        step(&mut guard, at(13_500), Input::Tick);
         assert!(guard.is_killing());
-        let out = guard.step(at(13_501), Input::Ended { status: 9, others: false });
+        let out = step(&mut guard, at(13_501), Input::Ended { status: 9, others: false });
         assert_eq!(out, [Output::Send(FromGuard::Exited(1, 9)), Output::Send(FromGuard::Gone(1))]);
         let start = ToGuard::Start { term: 2, deadlines: deadlines(20_000), env: vec![] };
-        guard.step(at(20_000), Input::Message(start));
-        assert_eq!(guard.step(at(20_000), Input::Tick), [Output::Spawn(vec![])]);
+        step(&mut guard, at(20_000), Input::Message(start));
+        assert_eq!(step(&mut guard, at(20_000), Input::Tick), [Output::Spawn(vec![])]);
         assert!(!guard.is_killing());
     }
 
     #[test]
     fn deadlines_never_move_to_an_earlier_moment_and_those_of_other_terms_are_ignored() {
         let mut guard = started();
-        assert_eq!(guard.step(at(5_000), extend(4_000)), [Output::Send(FromGuard::Acknowledged(1, at(17_500)))]);
-        assert_eq!(guard.step(at(5_000), extend(3_000)), []);
+        assert_eq!(step(&mut guard, at(5_000), extend(4_000)), [Output::Send(FromGuard::Acknowledged(1, at(17_500)))]);
+        assert_eq!(step(&mut guard, at(5_000), extend(3_000)), []);
         let other = ToGuard::Extend { term: 2, deadlines: deadlines(9_000) };
-        assert_eq!(guard.step(at(5_000), Input::Message(other)), []);
-        assert_eq!(guard.wake(at(5_000)), Some(Duration::from_millis(9_000)));
+        assert_eq!(step(&mut guard, at(5_000), Input::Message(other)), []);
+        assert_eq!(guard.term.unwrap().deadlines, deadlines(4_000));
     }
 
     #[test]
     fn end_of_file_means_kill() {
         let mut guard = started();
-        guard.step(at(500), Input::Closed);
+        step(&mut guard, at(500), Input::Closed);
         assert!(guard.is_killing());
-        assert_eq!(guard.step(at(501), Input::Ended { status: 9, others: true }).last(), Some(&Output::StopAll));
+        assert_eq!(
+            step(&mut guard, at(501), Input::Ended { status: 9, others: true }).last(),
+            Some(&Output::StopAll(TERM))
+        );
         assert!(guard.is_killing());
-        assert_eq!(guard.step(at(502), Input::Alone), [Output::Send(FromGuard::Gone(1))]);
-        assert_eq!(guard.step(at(502), Input::Closed), [Output::Exit]);
-        let mut idle = Guard::new(TERM);
-        assert_eq!(idle.step(at(0), Input::Closed), [Output::Exit]);
+        assert_eq!(step(&mut guard, at(502), Input::Alone), [Output::Send(FromGuard::Gone(1))]);
+        assert_eq!(step(&mut guard, at(502), Input::Closed), [Output::Exit]);
+        let mut idle = Guard::new(SETTINGS);
+        assert_eq!(step(&mut idle, at(0), Input::Closed), [Output::Exit]);
     }
 
     #[test]
     fn a_requested_stop_is_killed_after_its_grace_while_the_lock_is_renewed() {
         let mut guard = started();
         let stop = |millis| Input::Message(ToGuard::Stop { term: 1, signal: TERM, kill: at(millis), lost: false });
-        assert_eq!(guard.step(at(1_000), stop(26_000)), [Output::Stop(TERM)]);
+        assert_eq!(step(&mut guard, at(1_000), stop(26_000)), [Output::Stop(TERM)]);
         for since in (2_000..26_000).step_by(2_000) {
-            assert_eq!(guard.step(at(since), extend(since)).len(), 1);
-            assert_eq!(guard.step(at(since), Input::Tick), []);
+            pass(&mut guard, since - 2_000, since);
+            assert_eq!(step(&mut guard, at(since), extend(since)).len(), 1);
+            assert_eq!(step(&mut guard, at(since), Input::Tick), []);
         }
         // Asked again: the signal is passed on, and nothing is shortened.
-        assert_eq!(guard.step(at(25_000), stop(50_000)), [Output::Stop(TERM)]);
-        guard.step(at(26_000), Input::Tick);
+        assert_eq!(step(&mut guard, at(25_000), stop(50_000)), [Output::Stop(TERM)]);
+        step(&mut guard, at(26_000), Input::Tick);
         assert!(guard.is_killing());
     }
 
@@ -442,18 +574,18 @@ mod tests {
     fn a_loss_stops_at_once_and_takes_no_later_deadline() {
         let mut guard = started();
         let stop = ToGuard::Stop { term: 1, signal: TERM, kill: at(4_500), lost: true };
-        assert_eq!(guard.step(at(1_000), Input::Message(stop)), [Output::Stop(TERM)]);
-        assert_eq!(guard.step(at(1_000), extend(900)), []);
-        guard.step(at(4_500), Input::Tick);
+        assert_eq!(step(&mut guard, at(1_000), Input::Message(stop)), [Output::Stop(TERM)]);
+        assert_eq!(step(&mut guard, at(1_000), extend(900)), []);
+        step(&mut guard, at(4_500), Input::Tick);
         assert!(guard.is_killing());
     }
 
     #[test]
     fn a_child_is_not_started_when_the_first_deadline_has_passed() {
-        let mut guard = Guard::new(TERM);
+        let mut guard = Guard::new(SETTINGS);
         let start = ToGuard::Start { term: 1, deadlines: deadlines(0), env: vec![] };
-        guard.step(at(10_000), Input::Message(start));
-        assert_eq!(guard.step(at(10_000), Input::Tick), [Output::Send(FromGuard::Late(1))]);
+        step(&mut guard, at(10_000), Input::Message(start));
+        assert_eq!(step(&mut guard, at(10_000), Input::Tick), [Output::Send(FromGuard::Late(1))]);
         assert_eq!(guard.wake(at(10_000)), None);
     }
 
@@ -461,47 +593,112 @@ mod tests {
     fn a_child_is_not_started_when_a_stop_or_a_later_deadline_waits_behind_its_start() {
         let start = || Input::Message(ToGuard::Start { term: 1, deadlines: deadlines(0), env: vec![] });
         let stop = ToGuard::Stop { term: 1, signal: TERM, kill: at(12_000), lost: true };
-        let mut guard = Guard::new(TERM);
-        guard.step(at(9_000), start());
-        assert_eq!(guard.step(at(9_000), Input::Message(stop)), []);
-        assert_eq!(guard.step(at(9_000), Input::Tick), [Output::Send(FromGuard::Late(1))]);
+        let mut guard = Guard::new(SETTINGS);
+        step(&mut guard, at(9_000), start());
+        assert_eq!(step(&mut guard, at(9_000), Input::Message(stop)), []);
+        assert_eq!(step(&mut guard, at(9_000), Input::Tick), [Output::Send(FromGuard::Late(1))]);
         // With a renewal behind it, it is not too late.
-        guard.step(at(10_500), start());
-        guard.step(at(10_500), extend(8_000));
-        assert_eq!(guard.step(at(10_500), Input::Tick), [Output::Spawn(vec![])]);
-        assert_eq!(guard.step(at(10_500), Input::Spawned(Ok(7))).len(), 1);
+        step(&mut guard, at(10_500), start());
+        step(&mut guard, at(10_500), extend(8_000));
+        assert_eq!(step(&mut guard, at(10_500), Input::Tick), [Output::Spawn(vec![])]);
+        assert_eq!(step(&mut guard, at(10_500), Input::Spawned(Ok(7))).len(), 1);
     }
 
     #[test]
     fn a_child_that_the_terminal_stops_is_continued_and_that_is_said_once() {
         let mut guard = started();
         let said = Output::Send(FromGuard::Continued(1, 21));
-        assert_eq!(guard.step(at(100), Input::Stopped(21)), [said]);
-        assert_eq!(guard.step(at(100), Input::Tick), [Output::Continue]);
+        assert_eq!(step(&mut guard, at(100), Input::Stopped(21)), [said]);
+        assert_eq!(step(&mut guard, at(100), Input::Tick), [Output::Continue]);
         // Stopped again at once: in a second, and silently.
-        assert_eq!(guard.step(at(101), Input::Stopped(21)), []);
-        assert_eq!(guard.wake(at(101)), Some(AGAIN));
-        assert_eq!(guard.step(at(1_101), Input::Tick), [Output::Continue]);
+        assert_eq!(step(&mut guard, at(101), Input::Stopped(21)), []);
+        pass(&mut guard, 101, 1_101);
+        assert_eq!(step(&mut guard, at(1_101), Input::Tick), [Output::Continue]);
     }
 
     #[test]
     fn descendants_that_outlive_the_child_are_asked_then_killed_and_only_then_it_is_gone() {
         let mut guard = started();
-        let out = guard.step(at(1_000), Input::Ended { status: 0, others: true });
+        let out = step(&mut guard, at(1_000), Input::Ended { status: 0, others: true });
         let said = [FromGuard::Exited(1, 0), FromGuard::Leftover(1)].map(Output::Send);
-        assert_eq!(out, [&said[..], &[Output::StopAll]].concat());
-        guard.step(at(5_999), Input::Tick);
+        assert_eq!(out, [&said[..], &[Output::StopAll(TERM)]].concat());
+        step(&mut guard, at(5_999), Input::Tick);
         assert!(!guard.is_killing());
-        assert_eq!(guard.step(at(6_000), Input::Tick), [Output::Send(FromGuard::Killing(1))]);
+        assert_eq!(step(&mut guard, at(6_000), Input::Tick), [Output::Send(FromGuard::Killing(1))]);
         assert!(guard.is_killing());
-        assert_eq!(guard.step(at(6_000), Input::Tick), [], "said once");
-        assert_eq!(guard.step(at(6_001), Input::Alone), [Output::Send(FromGuard::Gone(1))]);
+        assert_eq!(step(&mut guard, at(6_000), Input::Tick), [], "said once");
+        assert_eq!(step(&mut guard, at(6_001), Input::Alone), [Output::Send(FromGuard::Gone(1))]);
     }
 
     #[test]
     fn a_faster_raw_clock_brings_the_deadline_forward() {
         let mut guard = started();
+        pass(&mut guard, 1, 9_000);
         let now = Instant { boot: at(9_000).boot, raw: at(10_000).raw };
-        assert_eq!(guard.step(now, Input::Tick).len(), 2);
+        assert_eq!(step(&mut guard, now, Input::Tick).len(), 2);
+    }
+
+    #[test]
+    fn lateness_is_taken_twice_from_k_but_never_from_r_and_forgotten_after_a_minute() {
+        let mut guard = started();
+        pass(&mut guard, 1, 1_000);
+        let out = step(&mut guard, at(1_500), Input::Tick);
+        assert_eq!(out, [Output::Send(FromGuard::Slow(1, Duration::from_millis(500)))]);
+        pass(&mut guard, 1_500, 10_000);
+        step(&mut guard, at(10_000), Input::Tick);
+        pass(&mut guard, 10_000, 12_500);
+        assert_eq!(step(&mut guard, at(12_500), Input::Tick), [Output::Send(FromGuard::Killing(1))]);
+
+        let mut guard = started();
+        step(&mut guard, at(5_000), Input::Tick);
+        pass(&mut guard, 5_000, 10_000);
+        let out = step(&mut guard, at(10_000), Input::Tick);
+        let killed = [FromGuard::Killing(1), FromGuard::Expired(1)].map(Output::Send);
+        assert_eq!(out, [&killed[..], &[Output::Stop(TERM)]].concat());
+
+        let mut guard = started();
+        step(&mut guard, at(500), Input::Tick);
+        for since in (1_000..63_000).step_by(1_000) {
+            step(&mut guard, at(since), extend(since));
+            pass(&mut guard, since, since + 1_000);
+        }
+        assert_eq!(guard.lateness.get(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_suspend_is_no_lateness() {
+        let mut guard = started();
+        let resumed = Instant { boot: at(9_000).boot, raw: at(250).raw };
+        assert_eq!(step(&mut guard, resumed, Input::Tick), []);
+        assert_eq!(guard.lateness.get(), Duration::ZERO);
+    }
+
+    #[test]
+    fn with_wait_all_descendants_are_waited_for_until_a_stop_is_asked_for() {
+        let waiting = || {
+            let mut guard = started();
+            guard.settings.wait_all = true;
+            let out = step(&mut guard, at(100), Input::Ended { status: 0, others: true });
+            assert_eq!(out, [FromGuard::Exited(1, 0), FromGuard::Leftover(1)].map(Output::Send));
+            guard
+        };
+        let mut guard = waiting();
+        pass(&mut guard, 100, 1_000);
+        for since in (1_000..60_000).step_by(1_000) {
+            step(&mut guard, at(since), extend(since));
+            pass(&mut guard, since, since + 1_000);
+        }
+        assert_eq!(step(&mut guard, at(60_000), Input::Alone), [Output::Send(FromGuard::Gone(1))]);
+
+        let mut guard = waiting();
+        let stop = ToGuard::Stop { term: 1, signal: 2, kill: at(2_000), lost: false };
+        assert_eq!(step(&mut guard, at(200), Input::Message(stop)), [Output::StopAll(2)]);
+        pass(&mut guard, 200, 2_000);
+        assert_eq!(step(&mut guard, at(2_000), Input::Tick), [Output::Send(FromGuard::Killing(1))]);
+
+        let mut guard = waiting();
+        pass(&mut guard, 100, 10_000);
+        let out = step(&mut guard, at(10_000), Input::Tick);
+        assert_eq!(out, [Output::Send(FromGuard::Expired(1)), Output::StopAll(TERM)]);
     }
 }

@@ -31,7 +31,7 @@ pub struct Forked {
 ///
 /// # Errors
 /// Whatever kept the system from giving us a socket pair or another process.
-pub fn fork_guard(plan: Plan, stop_signal: i32) -> io::Result<Forked> {
+pub fn fork_guard(plan: Plan, settings: guard::Settings) -> io::Result<Forked> {
     sys::reset_sigchld();
     // Should the guard die, its orphans become ours to kill.
     prctl::set_child_subreaper(true)?;
@@ -42,7 +42,7 @@ pub fn fork_guard(plan: Plan, stop_signal: i32) -> io::Result<Forked> {
         ForkResult::Parent { child } => Ok(Forked { socket: ours, pid: child }),
         ForkResult::Child => {
             drop(ours);
-            shell::run(theirs, plan, stop_signal, parent)
+            shell::run(theirs, plan, settings, parent)
         }
     }
 }
@@ -84,15 +84,14 @@ impl Guard {
         }
     }
 
-    /// Kills the guard and everything below us, and returns when nothing of it is left.
-    pub fn kill_everything(&self) {
+    /// Kills the guard, and leaves it and what is below it to be killed and reaped by the caller.
+    pub fn kill(&self) {
         let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
-        tree::kill_until_alone();
     }
 
     /// Ends a guard that has nothing to guard any more.
     pub fn dismiss(self) {
-        let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
+        self.kill();
         let _ = waitpid(self.pid, None);
     }
 }

@@ -3,13 +3,13 @@
 //! One thread, no runtime, no logging. All signals are blocked, so nothing catchable ends it; SIGCHLD is
 //! read from a descriptor. While no term runs it sleeps without a timer.
 
-use super::guard::{FromGuard, Guard, Input, Output, ToGuard};
+use super::guard::{FromGuard, Guard, Input, Output, Settings, ToGuard};
 use super::spawn::{Plan, foreground_group, give_terminal_to, spawn};
 use super::{tree, wire};
 use crate::clock::Instant;
 use crate::sys;
 use nix::errno::Errno;
-use nix::libc::{SIGCONT, SIGKILL, SIGTERM};
+use nix::libc::{SIGCONT, SIGKILL};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
@@ -35,9 +35,9 @@ struct Shell {
 }
 
 /// Runs the guard on its end of the socket pair, until leader-run is gone and the tree with it.
-pub fn run(socket: OwnedFd, plan: Plan, stop_signal: i32, parent: Pid) -> ! {
+pub fn run(socket: OwnedFd, plan: Plan, settings: Settings, parent: Pid) -> ! {
     let group = getpgid(Some(parent)).unwrap_or(parent);
-    let core = Guard::new(stop_signal);
+    let core = Guard::new(settings);
     let code = match (Shell { core, socket, plan, group, child: None, last_child: None, has_terminal: false }).serve() {
         Ok(()) => 0,
         Err(_) => {
@@ -124,7 +124,8 @@ impl Shell {
     }
 
     fn step(&mut self, input: Input) {
-        for output in self.core.step(Instant::now(), input) {
+        self.core.step(Instant::now(), input);
+        while let Some(output) = self.core.next_output() {
             match output {
                 Output::Spawn(env) => {
                     self.has_terminal = self.may_give_terminal();
@@ -139,7 +140,7 @@ impl Shell {
                     self.signal(SIGCONT);
                 }
                 Output::Continue => self.go_on(),
-                Output::StopAll => tree::signal_all(SIGTERM),
+                Output::StopAll(signal) => tree::signal_all(signal),
                 Output::Send(message) => self.send(message),
                 Output::Exit => sys::exit_now(0),
             }

@@ -26,6 +26,11 @@ const FORWARDED: [Signal; 14] = [
     Signal::SIGPWR,
 ];
 
+/// Whether a signal of this number is handed on.
+pub fn is_forwarded(signal: i32) -> bool {
+    Signal::try_from(signal).map_or(true, |signal| FORWARDED.contains(&signal))
+}
+
 /// The signals that are handed on, blocked so that none is lost.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocked {
@@ -35,11 +40,12 @@ pub struct Blocked {
 }
 
 /// Blocks the signals that are handed on, from now on. Those that are ignored stay ignored, as `nohup` and
-/// a shell's background jobs ask for: a blocked signal would be delivered all the same.
+/// a shell's background jobs ask for: a blocked signal would be delivered all the same. Not so the one that
+/// the user has given a meaning.
 ///
 /// # Errors
 /// When /proc cannot be read.
-pub fn block() -> io::Result<Blocked> {
+pub fn block(meant: Option<i32>) -> io::Result<Blocked> {
     // The real-time signals have no names in nix: take them from the full set.
     let mut forwarded = SigSet::all();
     for signal in Signal::iterator() {
@@ -49,7 +55,7 @@ pub fn block() -> io::Result<Blocked> {
     let missing = |e| io::Error::other(format!("cannot read /proc/self/status ({e}); /proc has to be mounted"));
     let ignored = ignored(&status.map_err(missing)?);
     for signal in FORWARDED {
-        if ignored & (1 << (signal as i32 - 1)) == 0 {
+        if ignored & (1 << (signal as i32 - 1)) == 0 || meant == Some(signal as i32) {
             forwarded.add(signal);
         }
     }

@@ -1,7 +1,6 @@
 //! Finding and starting the command.
 
 use crate::sys;
-use nix::errno::Errno;
 use nix::libc::{self, SIGKILL};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -122,11 +121,6 @@ pub fn spawn(plan: &Plan, foreground: bool, additions: &[String]) -> Result<Pid,
         Ok(child) => Ok(Pid::from_raw(child.id() as i32)),
         Err(error) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
     }
-}
-
-/// Whether this `errno` says that the system is short of something, rather than what is wrong with the command.
-pub fn is_shortage(errno: i32) -> bool {
-    matches!(Errno::from_raw(errno), Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
 }
 
 #[cfg(test)]

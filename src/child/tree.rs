@@ -96,12 +96,16 @@ pub fn kill_all() {
     }
 }
 
+/// Kills every descendant there is at this moment and reaps those that are dead. True when none is left.
+pub fn kill_round() -> bool {
+    kill_all();
+    reap(None).alone
+}
+
 /// Kills and reaps until no descendant is left, however long that takes.
 pub fn kill_until_alone() {
-    kill_all();
-    while !reap(None).alone {
+    while !kill_round() {
         std::thread::sleep(Duration::from_micros(500));
-        kill_all();
     }
 }
 

@@ -1,14 +1,77 @@
 //! What people are told of an election, in one line each.
 
 use super::{duration, shown};
+use crate::child::guard::FromGuard;
+use crate::child::signal;
 use crate::config::Config;
-use crate::elector::{GaveUp, Loss, Notice};
+use crate::contender::Said;
+use crate::elector::{GaveUp, Loss, Notice, Outcome};
+use crate::exit;
 use crate::lock::Lock;
 use crate::store::Failure;
-use tracing::{info, warn};
+use nix::errno::Errno;
+use tracing::{debug, error, info, warn};
+
+/// Says it.
+pub fn say(lock: &dyn Lock, config: &Config, said: &Said) {
+    match said {
+        Said::Leading(leadership) => info!("leading {lock} with token {}", leadership.token),
+        Said::Lost(why) => error!("lost {lock}: {}", loss(why, config)),
+        Said::Notice(about) => notice(lock, about),
+        Said::Over(outcome) => over(lock, config, outcome),
+        Said::Tree(news) => tree(config, news),
+        Said::Stopping(number) => info!("got SIG{}: stopping", signal::name(*number)),
+        Said::SteppingDown(number) => info!("got SIG{}: stepping down", signal::name(*number)),
+        Said::Again => info!("contending for {lock} again"),
+        Said::GuardFailed(how) => error!("the guard {how}: killing every process it started"),
+    }
+}
+
+fn over(lock: &dyn Lock, config: &Config, outcome: &Outcome) {
+    match outcome {
+        Outcome::Stopped => {}
+        Outcome::Released => debug!("gave {lock} back"),
+        Outcome::NotReleased(failure) => warn!("{}", not_released(lock, config, failure.as_ref())),
+        Outcome::GaveUp(known) => error!("{}", gave_up(lock, config, known)),
+        Outcome::Failed(failure) => error!("{failure}"),
+    }
+}
+
+fn tree(config: &Config, news: &FromGuard) {
+    let program = config.program.display();
+    match *news {
+        FromGuard::Started(_, pid) => debug!("started {program} as process {pid}"),
+        FromGuard::Failed(_, errno) => {
+            let error = Errno::from_raw(errno);
+            let why = error.desc().to_lowercase();
+            if exit::is_shortage(error) {
+                error!("cannot start {program}: the system is short of resources: {why}");
+            } else {
+                error!("{program}: cannot be executed: {why}");
+            }
+        }
+        FromGuard::Exited(_, status) => debug!("the child has ended with {}", exit::of_child(status)),
+        FromGuard::Continued(_, number) => {
+            let name = signal::name(number);
+            info!("the terminal stopped the child (SIG{name}): continued, for a stopped leader loses its lock");
+        }
+        FromGuard::Leftover(_) if config.wait_all => {
+            info!("the child has ended: waiting for the processes that it left behind");
+        }
+        FromGuard::Leftover(_) => info!("the child has ended: stopping the processes that it left behind"),
+        FromGuard::Killing(_) => warn!("the grace is over: killing every process of the child"),
+        FromGuard::Slow(_, late) => warn!(
+            "the guard gets the CPU up to {} late: it would kill so much earlier; raise the CPU limit, or \
+             --lease-duration",
+            duration(late)
+        ),
+        FromGuard::Gone(_) => debug!("no process of the child is left"),
+        FromGuard::Acknowledged(..) | FromGuard::Late(_) | FromGuard::Expired(_) => {}
+    }
+}
 
 /// Why the lock was lost.
-pub fn loss(loss: &Loss, config: &Config) -> String {
+fn loss(loss: &Loss, config: &Config) -> String {
     match loss {
         Loss::Deadline(failure) => {
             let last = after(", last error: ", failure.as_ref());
@@ -22,7 +85,7 @@ pub fn loss(loss: &Loss, config: &Config) -> String {
 }
 
 /// That the lock could not be given back.
-pub fn not_released(lock: &dyn Lock, config: &Config, failure: Option<&Failure>) -> String {
+fn not_released(lock: &dyn Lock, config: &Config, failure: Option<&Failure>) -> String {
     let lease = duration(config.timing.lease_duration);
     format!("could not give {lock} back{}; it expires by itself after {lease}", after(": ", failure))
 }
@@ -32,8 +95,8 @@ fn after(words: &str, failure: Option<&Failure>) -> String {
     failure.map(|failure| format!("{words}{}", shown(&failure.to_string()))).unwrap_or_default()
 }
 
-/// Tells people what happens in passing.
-pub fn say(lock: &dyn Lock, notice: &Notice) {
+/// What happens in passing.
+fn notice(lock: &dyn Lock, notice: &Notice) {
     match notice {
         Notice::Waiting(record, lease) => {
             info!("waiting: {lock} is held by {}, for {} at a time", shown(&record.holder), duration(*lease));
@@ -48,7 +111,7 @@ pub fn say(lock: &dyn Lock, notice: &Notice) {
 }
 
 /// What is known when `--wait` is over.
-pub fn gave_up(lock: &dyn Lock, config: &Config, gave_up: &GaveUp) -> String {
+fn gave_up(lock: &dyn Lock, config: &Config, gave_up: &GaveUp) -> String {
     let wait = duration(config.timing.wait.unwrap_or_default());
     let lease = duration(gave_up.lease_duration);
     let last = after("; last error: ", gave_up.failure.as_ref());
