@@ -8,6 +8,7 @@ use crate::child::guard::{Deadlines, FromGuard, ToGuard};
 use crate::clock::{Instant, Now};
 use crate::elector::{self, Elector, Leadership, Loss, Notice, Outcome};
 use crate::exit;
+use crate::mutant::Mutant;
 use crate::store::{Change, Failure, Reply, Request, Version};
 use nix::libc::{SIGINT, SIGTERM};
 use std::time::Duration;
@@ -146,8 +147,6 @@ enum Guard {
 pub struct Contender {
     settings: Settings,
     elector: Elector,
-    /// How many elections there were.
-    elections: u64,
     /// How many terms there were: the number of the present one.
     terms: u64,
     term: Option<Term>,
@@ -164,7 +163,6 @@ impl Contender {
         Contender {
             elector: Elector::new(settings.election.clone(), now),
             settings,
-            elections: 1,
             terms: 0,
             term: None,
             stop: None,
@@ -187,9 +185,7 @@ impl Contender {
         };
         self.elect(now, event);
         if self.again.take_if(|at| at.leader_left(now.at).is_zero()).is_some() {
-            self.elections += 1;
-            let seed = self.settings.election.seed.wrapping_add(self.elections);
-            self.elector = Elector::new(elector::Settings { seed, ..self.settings.election.clone() }, now);
+            self.elector = self.elector.again(now);
             self.elect(now, elector::Event::Tick);
         }
         std::mem::take(&mut self.out)
@@ -199,6 +195,11 @@ impl Contender {
     pub fn wake(&self, now: Now) -> Option<Duration> {
         let again = self.again.map(|at| at.leader_left(now.at));
         self.elector.wake(now).into_iter().chain(self.guard_left(now)).chain(again).min()
+    }
+
+    /// Whether the lock is ours at this moment, as far as we know.
+    pub fn is_leading(&self) -> bool {
+        self.elector.is_leading()
     }
 
     fn say(&mut self, said: Said) {
@@ -211,8 +212,8 @@ impl Contender {
                 elector::Action::Request(id, request, limit) => self.out.push(Action::Request(id, request, limit)),
                 elector::Action::Cancel => self.out.push(Action::Cancel),
                 elector::Action::Watch(from) => self.out.push(Action::Watch(from)),
-                elector::Action::Lead(leadership) => self.lead(leadership),
-                elector::Action::Renewed(since) => self.renewed(since),
+                elector::Action::Lead(leadership) => self.lead(now, leadership),
+                elector::Action::Renewed(since) => self.renewed(now, since),
                 elector::Action::Lost(loss) => self.lost(now, loss),
                 elector::Action::Over(outcome) => self.over(now, outcome),
                 elector::Action::Say(notice) => self.say(Said::Notice(notice)),
@@ -222,18 +223,19 @@ impl Contender {
 
     fn deadlines(&self, since: Instant) -> Deadlines {
         let stop = since.plus(self.settings.election.renew_deadline);
-        Deadlines { stop, kill: stop.plus(self.settings.loss_grace) }
+        let late = if Mutant::KillTooLate.is_on() { Duration::from_secs(2) } else { Duration::ZERO };
+        Deadlines { stop, kill: stop.plus(self.settings.loss_grace + late) }
     }
 
-    fn lead(&mut self, leadership: Leadership) {
+    fn lead(&mut self, now: Now, leadership: Leadership) {
         self.say(Said::Leading(leadership.clone()));
         self.terms += 1;
         let deadlines = self.deadlines(leadership.since);
         self.term = Some(Term { leadership, deadlines, acknowledged: None, tree: Tree::Waiting, lost: false });
-        self.start_child();
+        self.start_child(now);
     }
 
-    fn start_child(&mut self) {
+    fn start_child(&mut self, now: Now) {
         if let Some(term) = &mut self.term
             && term.tree == Tree::Waiting
             && !term.lost
@@ -248,17 +250,18 @@ impl Contender {
             let mut env = self.settings.env.clone();
             env.push(format!("LEADER_ELECTION_FENCING_TOKEN={}", term.leadership.token));
             env.push(format!("LEADER_ELECTION_TRANSITIONS={}", term.leadership.transitions));
-            self.out.push(Action::Tell(ToGuard::Start { term: self.terms, deadlines: term.deadlines, env }));
+            let deadlines = as_told(now, term.deadlines);
+            self.out.push(Action::Tell(ToGuard::Start { term: self.terms, deadlines, env }));
         }
     }
 
-    fn renewed(&mut self, since: Instant) {
+    fn renewed(&mut self, now: Now, since: Instant) {
         let deadlines = self.deadlines(since);
         if let Some(term) = &mut self.term {
             term.deadlines = deadlines;
-            self.out.push(Action::Tell(ToGuard::Extend { term: self.terms, deadlines }));
+            self.out.push(Action::Tell(ToGuard::Extend { term: self.terms, deadlines: as_told(now, deadlines) }));
         }
-        self.start_child();
+        self.start_child(now);
     }
 
     /// Leadership is over against our will: stop the tree, and write nothing any more.
@@ -304,6 +307,9 @@ impl Contender {
                     self.guard = Guard::Alive;
                 }
                 return elector::Event::Tick;
+            }
+            FromGuard::Exited(_, status) if Mutant::ReleaseBeforeGone.is_on() => {
+                return self.gone(now, exit::of_child(status));
             }
             FromGuard::Exited(_, status) => term.tree = Tree::Alive(Some(status)),
             _ => {}
@@ -458,4 +464,13 @@ impl Contender {
             None => self.contend_again(now.at.plus(self.settings.election.retry_period)),
         }
     }
+}
+
+/// Absolute, for time passes until the guard reads them.
+fn as_told(now: Now, deadlines: Deadlines) -> Deadlines {
+    if !Mutant::RelativeDeadlines.is_on() {
+        return deadlines;
+    }
+    let left = |at: Instant| Instant { boot: at.leader_left(now.at), raw: at.leader_left(now.at) };
+    Deadlines { stop: left(deadlines.stop), kill: left(deadlines.kill) }
 }

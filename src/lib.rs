@@ -12,6 +12,7 @@ pub mod contender;
 pub mod elector;
 pub mod exit;
 pub mod lock;
+pub mod mutant;
 pub mod record;
 pub mod report;
 pub mod run;

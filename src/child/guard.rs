@@ -4,6 +4,7 @@
 //! passes or when leader-run is gone, whatever leader-run itself is doing meanwhile.
 
 use crate::clock::Instant;
+use crate::mutant::Mutant;
 use nix::libc::SIGTERM;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -256,7 +257,7 @@ impl Guard {
         let drained = matches!(input, Input::Tick | Input::Closed);
         match input {
             Input::Message(message) => self.told(now, message),
-            Input::Closed => self.closed = true,
+            Input::Closed => self.closed = !Mutant::IgnoresEndOfFile.is_on(),
             Input::Tick => {}
             Input::Spawned(spawned) => self.spawned(spawned),
             Input::Ended { status, others } => self.ended(now, status, others),
@@ -289,7 +290,12 @@ impl Guard {
     }
 
     fn told(&mut self, now: Instant, message: ToGuard) {
+        let known = |deadlines: Deadlines| match Mutant::RelativeDeadlines.is_on() {
+            true => Deadlines { stop: now.plus(deadlines.stop.boot), kill: now.plus(deadlines.kill.boot) },
+            false => deadlines,
+        };
         if let ToGuard::Start { term, deadlines, env } = message {
+            let deadlines = known(deadlines);
             if self.term.is_some() {
                 return;
             }
@@ -315,6 +321,7 @@ impl Guard {
         match message {
             ToGuard::Start { .. } => {}
             ToGuard::Extend { term: number, deadlines } => {
+                let deadlines = known(deadlines);
                 // Deadlines only ever move to later moments.
                 if number == term.number && !term.expired && !deadlines.kill.leader_left(term.deadlines.kill).is_zero()
                 {
@@ -400,6 +407,9 @@ impl Guard {
     fn alone(&mut self) {
         if let Some(term) = self.term.take_if(|term| term.child_ended) {
             self.out.push_back(Output::Send(FromGuard::Gone(term.number)));
+            if Mutant::LatchKept.is_on() && term.expired {
+                self.term = Some(term);
+            }
         }
     }
 

@@ -88,6 +88,7 @@ impl Elector {
     pub(super) fn check_deadline(&mut self, now: Now) {
         if let Phase::Leading(term) = &self.phase
             && term.led
+            && !(Mutant::LateSuccess.is_on() && self.pending.as_ref().is_some_and(Pending::is_write))
             && now.at.leader_since(term.since) >= self.settings.renew_deadline
         {
             let unanswered = self.pending.is_some().then_some(Failure::Timeout);
@@ -109,6 +110,9 @@ impl Elector {
         }
         self.phase = Phase::Over;
         self.out.push(Action::Lost(loss));
+        if Mutant::ReleaseAfterLoss.is_on() {
+            self.start_release(now, None);
+        }
     }
 
     pub(super) fn leader_answered(&mut self, now: Now, pending: Pending, answer: Result<Reply, Failure>) {
@@ -118,7 +122,7 @@ impl Elector {
         };
         match answer {
             Ok(Reply::Written(version)) => {
-                term.since = pending.at;
+                term.since = if Mutant::CountedFromResponse.is_on() { now.at } else { pending.at };
                 term.version = version;
                 term.need = Need::Renew;
                 term.next = pending.at.plus(period);

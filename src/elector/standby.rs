@@ -61,6 +61,8 @@ pub(super) struct Standby {
     answered: bool,
     /// Whether the lock was ever looked at: `resume` is for the first time only.
     looked: bool,
+    /// We have led before: if the lock is not there, it was deleted, and its holder may still lead.
+    existed: bool,
     /// The last holder people were told of.
     said: Option<String>,
 }
@@ -82,14 +84,22 @@ impl Standby {
             tried: false,
             answered: false,
             looked: false,
+            existed: false,
             said: None,
         }
     }
 
-    /// Begins anew, as if nothing were known of the lock.
+    /// Begins anew, as if nothing were known of the lock but that there was one.
     pub(super) fn look_again(&mut self) {
         self.known = Known::Nothing;
+        self.existed = true;
         self.stale = false;
+    }
+
+    /// What outlives an election.
+    pub(super) fn remember(&mut self, earlier: &Standby) {
+        self.existed = true;
+        self.transitions = earlier.transitions;
     }
 
     fn version(&self) -> Option<&Version> {
@@ -159,10 +169,11 @@ impl Elector {
                 }
                 self.standby.changed = true;
                 // Its holder may still lead, and will create it again: give it as long as a lease lasts.
-                (!present.record.is_free()).then(|| (now.at, present.record.lease_duration(own).max(own)))
+                (!present.record.is_free() && !Mutant::EarlyCreate.is_on())
+                    .then(|| (now.at, present.record.lease_duration(own).max(own)))
             }
             Known::Absent(wait) => *wait,
-            Known::Nothing => None,
+            Known::Nothing => self.standby.existed.then_some((now.at, own)),
         };
         self.standby.known = Known::Absent(wait);
     }
@@ -257,6 +268,7 @@ impl Elector {
         let (Request::Create(record) | Request::Update(record, _)) = pending.request else {
             return;
         };
+        self.standby.transitions = self.standby.transitions.max(Some(record.transitions));
         self.start_term(now, pending.at, record, version);
         if self.finishing {
             self.start_release(now, None);
@@ -265,7 +277,8 @@ impl Elector {
 
     /// Does what is due. `fresh`: what is known comes from a get of this very moment.
     pub(super) fn plan_standby(&mut self, now: Now, fresh: bool) {
-        if !matches!(self.phase, Phase::Standby) || self.pending.as_ref().is_some_and(Pending::is_write) {
+        let writing = self.pending.as_ref().is_some_and(Pending::is_write);
+        if !matches!(self.phase, Phase::Standby) || (writing && !Mutant::AbandonedWrite.is_on()) {
             // An acquiring write is never abandoned, neither by a signal nor by `wait`.
             return;
         }
@@ -365,6 +378,11 @@ impl Elector {
         match &self.standby.known {
             Known::Present(Present { take_at: None, record, since, .. }) => {
                 let lease = record.lease_duration(self.settings.lease_duration);
+                if Mutant::RecordsRenewTime.is_on() {
+                    let renewed = record.renew_time.parse().map_or(0, |at: jiff::Timestamp| at.as_microsecond());
+                    let passed = Duration::from_micros(now.wall.0.saturating_sub(renewed).max(0) as u64);
+                    return Some(lease.saturating_sub(passed));
+                }
                 Some(lease.saturating_sub(now.at.standby_since(*since)))
             }
             _ => None,

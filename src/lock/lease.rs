@@ -4,6 +4,7 @@
 
 use super::client::{Client, MAX_BODY, failure};
 use super::{Answer, Changes, Lock};
+use crate::mutant::Mutant;
 use crate::record::Record;
 use crate::store::{Change, Failure, Observation, Reply, Verb, Version};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -135,6 +136,9 @@ impl Lock for LeaseLock {
     fn update(&self, record: Record, version: Version) -> Answer<'_> {
         let mut lease = (*version.object).clone();
         set_record(&mut lease, &record);
+        if Mutant::UnconditionalPut.is_on() {
+            lease["metadata"]["resourceVersion"].take();
+        }
         let request = with_body(Request::put(self.object()), &lease);
         Box::pin(self.write(Verb::Update, request))
     }
