@@ -289,10 +289,10 @@ impl World {
         match event {
             Event::MainAlarm { actor, generation } => {
                 if self.actors[actor].main_alarm == generation {
-                    self.to_main(actor, ToMain::Tick);
+                    self.give_main(actor, ToMain::Tick);
                 }
             }
-            Event::Main { actor, input } => self.to_main(actor, input),
+            Event::Main { actor, input } => self.give_main(actor, input),
             Event::GuardAlarm { actor, generation } => {
                 if self.actors[actor].guard_alarm == generation {
                     self.guard_runs(actor);
@@ -353,7 +353,7 @@ impl World {
                 let actor = Actor::new(node, *settings, guard, at);
                 self.nodes[node].actor = Some(self.actors.len());
                 self.actors.push(actor);
-                self.to_main(self.actors.len() - 1, ToMain::Tick);
+                self.give_main(self.actors.len() - 1, ToMain::Tick);
             }
             Kind::ClientGo(identity, lease) => {
                 let peer = Peer::new(format!("{identity}-{life}"), lease);
@@ -378,7 +378,7 @@ impl World {
 
     // The main process.
 
-    fn to_main(&mut self, actor: usize, input: ToMain) {
+    fn give_main(&mut self, actor: usize, input: ToMain) {
         let frozen = self.nodes[self.actors[actor].node].frozen.is_some();
         let a = &mut self.actors[actor];
         if !a.main.alive {
@@ -957,7 +957,7 @@ impl World {
             }
             Fault::KillMain { .. } if a.main.alive && guard_well && !alone => self.kill_main(actor),
             Fault::KillGuard { .. } if a.guard.alive && main_well => self.kill_guard(actor),
-            Fault::Signal { signal, .. } => self.to_main(actor, ToMain::Signal(signal)),
+            Fault::Signal { signal, .. } => self.give_main(actor, ToMain::Signal(signal)),
             Fault::BreakWatch { silently, .. } => {
                 let Some(watch) = &mut self.actors[actor].watch else {
                     return;
@@ -966,7 +966,7 @@ impl World {
                 let id = watch.id;
                 if !silently {
                     let failure = self.random.chance(0.5).then(|| Failure::Unclear("broken".into()));
-                    self.to_main(actor, ToMain::Change(id, Change::Ended(failure)));
+                    self.give_main(actor, ToMain::Change(id, Change::Ended(failure)));
                 }
             }
             _ => {}
@@ -1066,7 +1066,7 @@ impl World {
         inbox.sort_by_key(ToMain::rank);
         inbox.push(ToMain::Tick);
         for input in inbox {
-            self.to_main(actor, input);
+            self.give_main(actor, input);
         }
         if self.actors[actor].main_kills {
             self.kill(actor, true);
