@@ -1,8 +1,9 @@
 //! The one loop that joins a contender to the world: answers, changes, signals and ticks in, actions out.
 
 use crate::alarm::Alarm;
+use crate::child::Guard;
 use crate::child::signal::{Blocked, Signals};
-use crate::child::{Guard, tree};
+use crate::child::tree::Walker;
 use crate::clock::Now;
 use crate::config::Config;
 use crate::contender::{Action, Contender, Event, Said, Settings};
@@ -41,7 +42,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
         Ok(code) => {
             // With the program, if there is one, that should have brought the credentials.
             guard.kill();
-            tree::kill_until_alone();
+            Walker::new().kill_until_alone();
             return Ok(code);
         }
     };
@@ -56,7 +57,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
         request: None,
         watch: None,
         guard_lives: true,
-        killing: false,
+        killing: None,
     };
     let mut event = Event::Tick;
     loop {
@@ -132,8 +133,8 @@ struct Run<'a> {
     request: Option<(u64, Answer<'a>)>,
     watch: Option<Changes<'a>>,
     guard_lives: bool,
-    /// The guard is gone, and what it has left is killed.
-    killing: bool,
+    /// Kills what the guard has left, once it is gone.
+    killing: Option<Walker>,
 }
 
 impl Run<'_> {
@@ -146,7 +147,7 @@ impl Run<'_> {
             Action::Unwatch => self.watch = None,
             Action::Tell(message) => self.guard.send(&message),
             Action::KillAll => {
-                (self.guard_lives, self.killing) = (false, true);
+                (self.guard_lives, self.killing) = (false, Some(Walker::new()));
                 self.guard.kill();
             }
             Action::Say(said) => self.say(&said),
@@ -168,8 +169,8 @@ impl Run<'_> {
 
     /// Waits for whatever comes first.
     async fn next_event(&mut self, contender: &Contender) -> Result<Event, Refusal> {
-        if self.killing && tree::kill_round() {
-            self.killing = false;
+        if self.killing.as_mut().is_some_and(Walker::kill_round) {
+            self.killing = None;
             return Ok(Event::Alone);
         }
         let now = Now::read();
@@ -194,8 +195,8 @@ impl Run<'_> {
         };
         let kill_round = async {
             match self.killing {
-                true => sleep(KILL_ROUND).await,
-                false => std::future::pending().await,
+                Some(_) => sleep(KILL_ROUND).await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {

@@ -7,7 +7,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::{ForkResult, Pid};
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use tokio::io::unix::AsyncFd;
@@ -61,6 +61,33 @@ pub fn reap_one() -> nix::Result<Option<(Pid, i32)>> {
     Ok((pid != 0).then_some((Pid::from_raw(pid), status)))
 }
 
+/// A descriptor of a process, which keeps meaning that process even when its number is given to another.
+///
+/// # Errors
+/// ESRCH when there is no such process, ENOSYS or EPERM where this is not to be had.
+pub fn open_process(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: pidfd_open only takes numbers.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    // SAFETY: the kernel has just opened it for us; nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Sends a signal to an open process.
+pub fn kill_open(process: BorrowedFd<'_>, signal: i32) -> nix::Result<()> {
+    let no_details = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open, and a null pointer asks for the details that kill would give.
+    let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, no_details, 0) };
+    Errno::result(done).map(drop)
+}
+
+/// Reads the next entries of a folder, as the kernel lays them out (`linux_dirent64`), and says how many
+/// bytes they are: none at the end. Unlike the standard library's way it does not allocate.
+pub fn read_folder(folder: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
+    // SAFETY: the kernel writes into the buffer, and no more than its length.
+    let read = unsafe { libc::syscall(libc::SYS_getdents64, folder.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) };
+    Errno::result(read).map(|read| read as usize)
+}
+
 /// Gives SIGCHLD its default again: inherited as ignored, it would lose every exit code.
 pub fn reset_sigchld() {
     // SAFETY: SIG_DFL installs no handler of ours.
@@ -100,4 +127,41 @@ pub fn watch<T: AsFd + Into<OwnedFd>>(fd: T) -> io::Result<AsyncFd<Watched<T>>> 
     // SAFETY: what can be turned into an owned descriptor owns it, and gives out no other while it lives;
     // `Watched` hands out shared references only, so it is not replaced.
     Ok(unsafe { AsyncFd::register(Watched(fd)) }?)
+}
+
+/// Counts what each thread allocates, so that tests can prove that something does not.
+#[cfg(test)]
+pub mod allocations {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
+
+    struct Counting;
+
+    #[global_allocator]
+    static COUNTING: Counting = Counting;
+
+    thread_local! {
+        static COUNT: Cell<usize> = const { Cell::new(0) };
+    }
+
+    // SAFETY: everything is left to the system's allocator; the count neither allocates nor unwinds.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+            // SAFETY: the caller's promises are passed on as they are.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+            // SAFETY: as above.
+            unsafe { System.dealloc(memory, layout) }
+        }
+    }
+
+    /// How often the calling thread allocates while it does this.
+    pub fn during(what: impl FnOnce()) -> usize {
+        let before = COUNT.get();
+        what();
+        COUNT.get() - before
+    }
 }

@@ -5,7 +5,8 @@
 
 use super::guard::{FromGuard, Guard, Input, Output, Settings, ToGuard};
 use super::spawn::{Plan, foreground_group, give_terminal_to, spawn};
-use super::{tree, wire};
+use super::tree::{self, Pause, Walker};
+use super::wire;
 use crate::clock::Instant;
 use crate::sys;
 use nix::errno::Errno;
@@ -18,12 +19,15 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use nix::unistd::{Pid, getpgid, setpgid};
+use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 struct Shell {
     core: Guard,
     socket: OwnedFd,
+    signals: SignalFd,
+    timer: TimerFd,
     plan: Plan,
     /// leader-run's process group, which gets the terminal back.
     group: Pid,
@@ -32,54 +36,82 @@ struct Shell {
     last_child: Option<Pid>,
     /// The child was given the terminal.
     has_terminal: bool,
+    walker: Walker,
+    pause: Pause,
 }
 
 /// Runs the guard on its end of the socket pair, until leader-run is gone and the tree with it.
 pub fn run(socket: OwnedFd, plan: Plan, settings: Settings, parent: Pid) -> ! {
-    let group = getpgid(Some(parent)).unwrap_or(parent);
-    let core = Guard::new(settings);
-    let code = match (Shell { core, socket, plan, group, child: None, last_child: None, has_terminal: false }).serve() {
-        Ok(()) => 0,
-        Err(_) => {
-            // Without its descriptors it cannot guard: leader-run sees the end of file and stops.
-            tree::kill_until_alone();
-            1
+    // A guard that cannot go on ends: leader-run sees the end of file, and stops.
+    let failed = match prepare().and_then(|()| Shell::new(socket, plan, settings, parent)) {
+        Ok(mut shell) => {
+            let Err(error) = shell.serve();
+            shell.walker.kill_until_alone();
+            error
         }
+        Err(error) => error,
     };
-    sys::exit_now(code)
+    sys::exit_now(failed as i32)
+}
+
+fn prepare() -> nix::Result<()> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+    // A group of its own, so that the terminal's signals and those to leader-run's group miss it.
+    let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    prctl::set_child_subreaper(true)
 }
 
 impl Shell {
-    fn serve(&mut self) -> nix::Result<()> {
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
-        // A group of its own, so that the terminal's signals and those to leader-run's group miss it.
-        let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
-        prctl::set_child_subreaper(true)?;
+    fn new(socket: OwnedFd, plan: Plan, settings: Settings, parent: Pid) -> nix::Result<Shell> {
         let mut chld = SigSet::empty();
         chld.add(Signal::SIGCHLD);
-        let signals = SignalFd::with_flags(&chld, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
+        Ok(Shell {
+            core: Guard::new(settings),
+            socket,
+            signals: SignalFd::with_flags(&chld, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
+            timer: TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?,
+            plan,
+            group: getpgid(Some(parent)).unwrap_or(parent),
+            child: None,
+            last_child: None,
+            has_terminal: false,
+            walker: Walker::new(),
+            pause: Pause::default(),
+        })
+    }
+
+    /// From here on nothing is allocated, except to start a child.
+    fn serve(&mut self) -> nix::Result<Infallible> {
         loop {
-            let open = self.read_messages();
-            while let Ok(Some(_)) = signals.read_signal() {}
-            self.reap();
-            self.step(if open { Input::Tick } else { Input::Closed });
-            let timeout = if self.core.is_killing() {
-                self.kill_round();
-                PollTimeout::from(1u8)
-            } else {
-                arm(&timer, self.core.wake(Instant::now()))?;
-                PollTimeout::NONE
-            };
-            let mut fds =
-                vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(timer.as_fd(), PollFlags::POLLIN)];
-            if open {
-                fds.push(PollFd::new(self.socket.as_fd(), PollFlags::POLLIN));
-            }
-            match poll(&mut fds, timeout) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(error),
-            }
+            let (open, timeout) = self.turn()?;
+            self.wait(open, timeout)?;
+        }
+    }
+
+    /// Does all that is to be done now. Says whether leader-run is still there, and when to look again if
+    /// nothing happens.
+    fn turn(&mut self) -> nix::Result<(bool, PollTimeout)> {
+        let open = self.read_messages();
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        let some_ended = self.reap();
+        self.step(if open { Input::Tick } else { Input::Closed });
+        if self.core.is_killing() {
+            self.kill_round();
+            let pause = self.pause.after(some_ended);
+            return Ok((open, PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO)));
+        }
+        arm(&self.timer, self.core.wake(Instant::now()))?;
+        Ok((open, PollTimeout::NONE))
+    }
+
+    fn wait(&self, open: bool, timeout: PollTimeout) -> nix::Result<()> {
+        let mut fds = [self.signals.as_fd(), self.timer.as_fd(), self.socket.as_fd()]
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        // The closed end of a socket pair would wake us for ever.
+        let watched = if open { 3 } else { 2 };
+        match poll(&mut fds[..watched], timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -100,7 +132,8 @@ impl Shell {
         }
     }
 
-    fn reap(&mut self) {
+    /// Says whether any process has ended.
+    fn reap(&mut self) -> bool {
         let reaped = tree::reap(self.child);
         if let Some(signal) = reaped.stopped {
             self.step(Input::Stopped(signal));
@@ -111,6 +144,7 @@ impl Shell {
         } else if reaped.alone && self.child.is_none() {
             self.step(Input::Alone);
         }
+        reaped.any
     }
 
     /// One round of killing everything. The child's own group first, in one blow, while the child is not
@@ -118,32 +152,35 @@ impl Shell {
     fn kill_round(&mut self) {
         if let Some(child) = self.child {
             let _ = killpg(child, Signal::SIGKILL);
-            let _ = sys::kill(child, SIGKILL);
         }
-        tree::kill_all();
+        self.walker.signal_all(&[SIGKILL]);
     }
 
     fn step(&mut self, input: Input) {
         self.core.step(Instant::now(), input);
         while let Some(output) = self.core.next_output() {
-            match output {
-                Output::Spawn(env) => {
-                    self.has_terminal = self.may_give_terminal();
-                    let spawned = spawn(&self.plan, self.has_terminal, &env);
-                    self.child = spawned.ok();
-                    self.last_child = self.child.or(self.last_child);
-                    self.step(Input::Spawned(spawned.map(Pid::as_raw)));
-                }
-                Output::Signal(signal) => self.signal(signal),
-                Output::Stop(signal) => {
-                    self.signal(signal);
-                    self.signal(SIGCONT);
-                }
-                Output::Continue => self.go_on(),
-                Output::StopAll(signal) => tree::signal_all(signal),
-                Output::Send(message) => self.send(message),
-                Output::Exit => sys::exit_now(0),
+            self.carry_out(output);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Spawn(env) => {
+                self.has_terminal = self.may_give_terminal();
+                let spawned = spawn(&self.plan, self.has_terminal, &env);
+                self.child = spawned.ok();
+                self.last_child = self.child.or(self.last_child);
+                self.step(Input::Spawned(spawned.map(Pid::as_raw)));
             }
+            Output::Signal(signal) => self.signal(signal),
+            Output::Stop(signal) => {
+                self.signal(signal);
+                self.signal(SIGCONT);
+            }
+            Output::Continue => self.go_on(),
+            Output::StopAll(signal) => self.walker.signal_all(&[signal, SIGCONT]),
+            Output::Send(message) => self.send(message),
+            Output::Exit => sys::exit_now(0),
         }
     }
 
@@ -191,4 +228,78 @@ fn arm(timer: &TimerFd, wake: Option<Duration>) -> nix::Result<()> {
     let nap = if left > near { left * 7 / 8 } else { left };
     let at = Instant::now().boot + nap.max(Duration::from_nanos(1));
     timer.set(Expiration::OneShot(TimeSpec::from_duration(at)), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::guard::Deadlines;
+    use super::super::spawn::look_up;
+    use super::super::tree::in_own_process;
+    use super::*;
+    use crate::sys::allocations;
+    use nix::libc::SIGTERM;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use std::ffi::OsStr;
+    use std::fs;
+    use std::thread::sleep;
+
+    #[test]
+    fn a_guard_that_serves_allocates_only_to_start_the_child() {
+        if !in_own_process("child::shell::tests::a_guard_that_serves_allocates_only_to_start_the_child") {
+            return;
+        }
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        let plan = Plan {
+            program: look_up(OsStr::new("bash")).unwrap(),
+            name: "bash".into(),
+            // SIGTERM does not end it, and one of its descendants has left its session.
+            args: ["-c", "trap '' TERM; setsid sleep 300 & exec sleep 300"].map(Into::into).to_vec(),
+            mask: SigSet::empty(),
+            terminal: false,
+        };
+        prctl::set_child_subreaper(true).unwrap();
+        let settings = Settings { stop_signal: SIGTERM, wait_all: false };
+        let mut shell = Shell::new(theirs, plan, settings, Pid::this()).unwrap();
+        let tell = |message: &ToGuard| send(ours.as_raw_fd(), &message.encode(), MsgFlags::empty()).unwrap();
+        let hear = || {
+            let mut packet = [0; 64];
+            let length = recv(ours.as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT).ok()?;
+            FromGuard::decode(&packet[..length])
+        };
+        let deadlines = |millis| {
+            let stop = Instant::now().plus(Duration::from_millis(millis));
+            Deadlines { stop, kill: stop }
+        };
+        tell(&ToGuard::Start { term: 1, deadlines: deadlines(60_000), env: vec!["A=b".into()] });
+        shell.turn().unwrap();
+        let [Some(FromGuard::Acknowledged(..)), Some(FromGuard::Started(_, pid))] = [hear(), hear()] else {
+            panic!("not started");
+        };
+        // Then the trap is set.
+        while !fs::read(format!("/proc/{pid}/cmdline")).unwrap().starts_with(b"sleep") {
+            sleep(Duration::from_millis(1));
+        }
+        let mut turn = || {
+            shell.turn().unwrap();
+        };
+
+        tell(&ToGuard::Extend { term: 1, deadlines: deadlines(61_000) });
+        tell(&ToGuard::Signal { term: 1, signal: SIGCONT });
+        let kill = Instant::now().plus(Duration::from_millis(100));
+        tell(&ToGuard::Stop { term: 1, signal: SIGTERM, kill, lost: false });
+        assert_eq!(allocations::during(&mut turn), 0);
+        assert!(matches!([hear(), hear()], [Some(FromGuard::Acknowledged(..)), None]));
+
+        sleep(Duration::from_millis(100));
+        let (mut gone, mut killing) = (false, false);
+        while !gone {
+            assert_eq!(allocations::during(&mut turn), 0);
+            while let Some(message) = hear() {
+                killing |= message == FromGuard::Killing(1);
+                gone |= message == FromGuard::Gone(1);
+            }
+        }
+        assert!(killing);
+    }
 }

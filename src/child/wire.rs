@@ -5,28 +5,65 @@
 
 use super::guard::{Deadlines, FromGuard, ToGuard};
 use crate::clock::Instant;
+use std::ops::Deref;
 use std::time::Duration;
 
 /// No packet is longer: the environment additions are a few short variables.
 pub const MAX_PACKET: usize = 16 * 1024;
 
-struct Writer(Vec<u8>);
+/// A packet of the guard, which allocates nothing while it guards.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    bytes: [u8; Packet::ROOM],
+    length: usize,
+}
 
-impl Writer {
-    fn new(kind: u8, term: u64) -> Writer {
-        Writer(vec![kind]).number(term)
+impl Packet {
+    const ROOM: usize = 64;
+}
+
+impl Default for Packet {
+    fn default() -> Packet {
+        Packet { bytes: [0; Packet::ROOM], length: 0 }
+    }
+}
+
+impl Extend<u8> for Packet {
+    fn extend<T: IntoIterator<Item = u8>>(&mut self, bytes: T) {
+        for byte in bytes {
+            self.bytes[self.length] = byte;
+            self.length += 1;
+        }
+    }
+}
+
+impl Deref for Packet {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+struct Writer<P>(P);
+
+impl<P: Default + Extend<u8>> Writer<P> {
+    fn new(kind: u8, term: u64) -> Writer<P> {
+        let mut packet = P::default();
+        packet.extend([kind]);
+        Writer(packet).number(term)
     }
 
-    fn number(mut self, number: u64) -> Writer {
+    fn number(mut self, number: u64) -> Writer<P> {
         self.0.extend(number.to_le_bytes());
         self
     }
 
-    fn int(self, int: i32) -> Writer {
+    fn int(self, int: i32) -> Writer<P> {
         self.number(int as u64)
     }
 
-    fn instant(self, at: Instant) -> Writer {
+    fn instant(self, at: Instant) -> Writer<P> {
         self.number(at.boot.as_nanos() as u64).number(at.raw.as_nanos() as u64)
     }
 }
@@ -63,7 +100,7 @@ impl ToGuard {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             ToGuard::Start { term, deadlines, env } => {
-                let mut packet = Writer::new(0, *term).instant(deadlines.stop).instant(deadlines.kill).0;
+                let mut packet: Vec<u8> = Writer::new(0, *term).instant(deadlines.stop).instant(deadlines.kill).0;
                 packet.extend(env.join("\0").bytes());
                 packet
             }
@@ -108,7 +145,7 @@ impl ToGuard {
 
 impl FromGuard {
     /// The packet of this message.
-    pub fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Packet {
         match *self {
             FromGuard::Acknowledged(term, kill) => Writer::new(0, term).instant(kill).0,
             FromGuard::Started(term, pid) => Writer::new(1, term).int(pid).0,
