@@ -14,18 +14,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::ByteString;
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::Client;
 use tempfile::TempDir;
 use tokio::{
     runtime::{Handle, Runtime},
     signal::unix::{SignalKind, signal},
 };
 
-use crate::tls::{self, Tls};
+use crate::{
+    kubeconfig::{client, kubeconfig},
+    proxy::Upstream,
+    tls::{self, Tls},
+};
 
 /// Users are read from a file at the start of the API server, so they exist in advance.
 const USERS: usize = 200;
@@ -102,6 +102,16 @@ impl Cluster {
     pub fn stop(self) {}
 }
 
+impl Upstream for Cluster {
+    fn address(&self) -> SocketAddr {
+        self.shared.address
+    }
+
+    fn tls(&self) -> &Tls {
+        &self.shared.tls
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         // Recorders and clients first, so that none of them sees the servers die.
@@ -128,7 +138,7 @@ impl Shared {
     /// Writes a kubeconfig to a file of its own.
     pub fn kubeconfig(&self, server: &str, token: &str, namespace: Option<&str>) -> PathBuf {
         let path = self.folder.join(format!("kubeconfig-{}", self.number()));
-        let text = kubeconfig(&self.tls, server, token, namespace);
+        let text = kubeconfig(&self.tls, server, token, namespace).to_string();
         fs::write(&path, text).expect("write a kubeconfig");
         path
     }
@@ -315,35 +325,4 @@ async fn is_ready(client: &Client) -> bool {
     let request = http::Request::get("/readyz").body(Vec::new());
     let answer = client.request_text(request.expect("a valid request")).await;
     answer.is_ok_and(|text| text == "ok")
-}
-
-/// JSON, which every reader of YAML reads.
-fn kubeconfig(tls: &Tls, server: &str, token: &str, namespace: Option<&str>) -> String {
-    let mut context = serde_json::json!({ "cluster": "test", "user": "test" });
-    if let Some(namespace) = namespace {
-        context["namespace"] = namespace.into();
-    }
-    let ca = ByteString(tls.ca_pem.clone().into_bytes());
-    serde_json::json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{
-            "name": "test",
-            "cluster": { "server": server, "certificate-authority-data": ca },
-        }],
-        "users": [{ "name": "test", "user": { "token": token } }],
-        "contexts": [{ "name": "test", "context": context }],
-        "current-context": "test",
-    })
-    .to_string()
-}
-
-async fn client(tls: &Tls, server: &str, token: &str) -> Client {
-    let kubeconfig = kubeconfig(tls, server, token, None);
-    let kubeconfig = Kubeconfig::from_yaml(&kubeconfig).expect("a valid kubeconfig");
-    let options = KubeConfigOptions::default();
-    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a usable kubeconfig");
-    // A test must see each answer as it is.
-    config.default_retry = false;
-    Client::try_from(config).expect("a client")
 }

@@ -27,14 +27,6 @@ pub const TESTS: &[Test] = &[
     ("failures::a_silent_watch_is_found_out", a_silent_watch_is_found_out),
 ];
 
-/// The instant at which the last renewal was sent that the proxy saw answered.
-fn last_renewal(proxy: &Proxy) -> Instant {
-    let answered =
-        |method: &str, status| method == "PUT" && status == Some(200) || method == "POST" && status == Some(201);
-    let requests = proxy.requests();
-    requests.iter().rfind(|r| answered(&r.request.method, r.status)).expect("a renewal").at
-}
-
 fn cut_off_for_6_s_no_child_notices(cluster: &Cluster) {
     let scene = Scene::new(cluster, &MINIMAL);
     for (fault, heal) in [(Proxy::cut as fn(&Proxy), Proxy::resume as fn(&Proxy)), (Proxy::pause, Proxy::resume)] {
@@ -72,7 +64,7 @@ fn cut_off_for_good(cluster: &Cluster) {
     for (scene, proxy, mut leader, pid) in both {
         let asked = leader.wait_line("asked").at;
         let gone = wait_gone(&[pid], LONG);
-        let since = last_renewal(&proxy);
+        let since = proxy.last_renewal();
         let (asked, gone) = (asked - since, gone - since);
         figure("last renewal to SIGTERM, R 10 s", asked);
         figure("last renewal to SIGKILL, K 13.5 s", gone);
@@ -232,7 +224,7 @@ fn lost_answers_to_renewals(cluster: &Cluster) {
     let pid = leader.wait_line("pid ").text[4..].parse().unwrap();
     sleep(Duration::from_millis(1_500));
     proxy.on(Matcher::method("PUT"), Fault::DropResponseAfterCommit);
-    let gone = wait_gone(&[pid], LONG) - last_renewal(&proxy);
+    let gone = wait_gone(&[pid], LONG) - proxy.last_renewal();
     assert!(gone <= Duration::from_millis(5_300), "{gone:?}");
     assert_eq!(leader.wait(), 75);
 }
@@ -293,7 +285,7 @@ fn server_errors_are_survived(cluster: &Cluster) {
         );
         rule.wait_hits(3);
         let answered = Instant::now();
-        wait_for("a renewal", LONG, || (last_renewal(&proxy) > answered).then_some(()));
+        wait_for("a renewal", LONG, || (proxy.last_renewal() > answered).then_some(()));
         let requests = proxy.requests().len() - before;
         assert!(requests <= 12, "{requests} requests: it keeps its own pace");
     }

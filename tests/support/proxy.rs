@@ -2,6 +2,7 @@
 //!
 //! The proxy ends TLS, so it sees requests and can fail any one of them; what fails whole connections
 //! (`cut`, `pause`) happens to the encrypted bytes, so that a client sees what it would see of a network.
+#![allow(dead_code)]
 
 use std::{
     error::Error,
@@ -30,12 +31,18 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{
-    apiserver::Cluster,
     faults::{Fault, Matcher, Rule, Seen},
+    tls::Tls,
 };
 
 type AnyError = Box<dyn Error + Send + Sync>;
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
+
+/// An API server, as a proxy in front of it needs to know it.
+pub trait Upstream {
+    fn address(&self) -> SocketAddr;
+    fn tls(&self) -> &Tls;
+}
 
 /// A request that reached the proxy.
 #[derive(Clone, Debug)]
@@ -70,14 +77,16 @@ struct Network {
     /// Counts, so that a cut ends what was open before it even when it is healed at once.
     cuts: usize,
     paused: bool,
+    /// Paused in one direction.
+    mute: bool,
     delay: Duration,
 }
 
 impl Proxy {
-    pub fn start(cluster: &Cluster) -> Self {
-        let tls = &cluster.shared.tls;
+    pub fn start(upstream: &impl Upstream) -> Self {
+        let tls = upstream.tls();
         let state = Arc::new(State {
-            upstream: cluster.shared.address,
+            upstream: upstream.address(),
             accept: tls.server.clone().into(),
             connect: tls.client.clone().into(),
             network: watch::Sender::new(Network::default()),
@@ -112,11 +121,17 @@ impl Proxy {
         self.state.network.send_modify(|network| network.paused = true);
     }
 
-    /// Ends a cut and a pause.
+    /// Holds all bytes to the client, while what it sends arrives.
+    pub fn mute(&self) {
+        self.state.network.send_modify(|network| network.mute = true);
+    }
+
+    /// Ends a cut, a pause and a muting.
     pub fn resume(&self) {
         self.state.network.send_modify(|network| {
             network.cut = false;
             network.paused = false;
+            network.mute = false;
         });
     }
 
@@ -135,6 +150,15 @@ impl Proxy {
     /// All requests so far, in the order of their arrival.
     pub fn requests(&self) -> Vec<Recorded> {
         lock(&self.state.requests).clone()
+    }
+
+    /// The instant at which the last write was sent that was answered with success: about S.
+    pub fn last_renewal(&self) -> Instant {
+        let answered = |r: &Recorded| {
+            let method = r.request.method.as_str();
+            method == "PUT" && r.status == Some(200) || method == "POST" && r.status == Some(201)
+        };
+        lock(&self.state.requests).iter().rfind(|r| answered(r)).expect("a renewal").at
     }
 }
 
@@ -182,8 +206,8 @@ async fn connection(mut tcp: TcpStream, state: Arc<State>, cuts: usize) {
     let (mut from_server, mut to_server) = io::split(outer);
     let (mut from_client, mut to_client) = tcp.split();
 
-    let requests = pump(&mut from_client, &mut to_server, network.clone());
-    let answers = pump(&mut from_server, &mut to_client, network.clone());
+    let requests = pump(&mut from_client, &mut to_server, network.clone(), |network| network.paused);
+    let answers = pump(&mut from_server, &mut to_client, network.clone(), |network| network.paused || network.mute);
     let done = async {
         tokio::join!(serve(inner, state), answers);
     };
@@ -196,16 +220,17 @@ async fn connection(mut tcp: TcpStream, state: Arc<State>, cuts: usize) {
     let _ = tcp.set_zero_linger();
 }
 
-/// Carries bytes one way, and the end of them; none while the network is paused.
+/// Carries bytes one way, and the end of them; none while the network is stopped in that direction.
 async fn pump(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     mut network: watch::Receiver<Network>,
+    stopped: fn(&Network) -> bool,
 ) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let length = from.read(&mut buffer).await.unwrap_or(0);
-        let open = network.wait_for(|network| !network.paused).await.is_ok();
+        let open = network.wait_for(|network| !stopped(network)).await.is_ok();
         if length == 0 || !open || to.write_all(&buffer[..length]).await.is_err() {
             let _ = to.shutdown().await;
             return;

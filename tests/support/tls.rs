@@ -1,5 +1,6 @@
 //! The certificates of one test run, made afresh: a CA, and one server certificate that the API server
 //! and every proxy in front of it share.
+#![allow(dead_code)]
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
 //! What can go wrong with single requests on their way through a proxy, and with which of them.
+#![allow(dead_code)]
 
 use std::{
     sync::{
@@ -10,7 +11,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::wait_for;
+use crate::support::wait_for;
 
 /// What happens to a request.
 pub enum Fault {
