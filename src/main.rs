@@ -1,6 +1,6 @@
 //! leader-run: runs a command only while holding a Kubernetes lock.
 
-use leader_run::child::{self, Guard, guard, signal, spawn};
+use leader_run::child::{self, Guard, guard, signal, spawn, terminal};
 use leader_run::cli::Cli;
 use leader_run::config::{Config, Timing};
 use leader_run::exit::{self, Refusal};
@@ -45,7 +45,7 @@ fn start() -> Result<i32, Refusal> {
         name: config.command[0].clone(),
         args: config.command[1..].to_vec(),
         mask: signals.before,
-        terminal: spawn::on_terminal(),
+        terminal: terminal::is_all_ours(),
     };
     let settings = guard::Settings { stop_signal: config.stop_signal, wait_all: config.wait_all };
     let guard = child::fork_guard(plan, settings)?;

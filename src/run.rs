@@ -43,6 +43,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
             // With the program, if there is one, that should have brought the credentials.
             guard.kill();
             Walker::new().kill_until_alone();
+            guard.take_terminal_back();
             return Ok(code);
         }
     };
@@ -171,6 +172,7 @@ impl Run<'_> {
     async fn next_event(&mut self, contender: &Contender) -> Result<Event, Refusal> {
         if self.killing.as_mut().is_some_and(Walker::kill_round) {
             self.killing = None;
+            self.guard.take_terminal_back();
             return Ok(Event::Alone);
         }
         let now = Now::read();

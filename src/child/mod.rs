@@ -5,6 +5,7 @@ mod procfs;
 mod shell;
 pub mod signal;
 pub mod spawn;
+pub mod terminal;
 pub mod tree;
 pub mod wire;
 
@@ -15,10 +16,11 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, getpid};
+use nix::unistd::{ForkResult, Pid, getpgrp, getpid};
 use spawn::Plan;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use terminal::Place;
 use tokio::io::unix::AsyncFd;
 
 /// The guard process, before there is a runtime to talk to it.
@@ -26,6 +28,7 @@ use tokio::io::unix::AsyncFd;
 pub struct Forked {
     socket: OwnedFd,
     pid: Pid,
+    place: Option<Place>,
 }
 
 /// Forks the guard. To be called before any thread, runtime or connection exists.
@@ -40,7 +43,7 @@ pub fn fork_guard(plan: Plan, settings: guard::Settings) -> io::Result<Forked> {
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
     let parent = getpid();
     match sys::fork()? {
-        ForkResult::Parent { child } => Ok(Forked { socket: ours, pid: child }),
+        ForkResult::Parent { child } => Ok(Forked { socket: ours, pid: child, place: Place::of(getpgrp()) }),
         ForkResult::Child => {
             drop(ours);
             shell::run(theirs, plan, settings, parent)
@@ -53,6 +56,8 @@ pub fn fork_guard(plan: Plan, settings: guard::Settings) -> io::Result<Forked> {
 pub struct Guard {
     socket: AsyncFd<Watched<OwnedFd>>,
     pid: Pid,
+    /// Our place on the terminal, should the guard not live to give it back.
+    place: Option<Place>,
 }
 
 impl Guard {
@@ -61,7 +66,7 @@ impl Guard {
     /// # Errors
     /// When the runtime cannot watch one more descriptor.
     pub fn new(forked: Forked) -> io::Result<Guard> {
-        Ok(Guard { socket: sys::watch(forked.socket)?, pid: forked.pid })
+        Ok(Guard { socket: sys::watch(forked.socket)?, pid: forked.pid, place: forked.place })
     }
 
     /// Tells the guard. Never waits: a guard that does not read is found out by its missing
@@ -88,6 +93,13 @@ impl Guard {
     /// Kills the guard, and leaves it and what is below it to be killed and reaped by the caller.
     pub fn kill(&self) {
         let _ = nix::sys::signal::kill(self.pid, Signal::SIGKILL);
+    }
+
+    /// Takes the terminal back from a child that a dead guard had given it to, once its tree is dead.
+    pub fn take_terminal_back(&self) {
+        if let Some(place) = &self.place {
+            place.take_back_from_the_dead();
+        }
     }
 
     /// Ends a guard that has nothing to guard any more.

@@ -4,7 +4,8 @@
 //! read from a descriptor. While no term runs it sleeps without a timer.
 
 use super::guard::{FromGuard, Guard, Input, Output, Settings, ToGuard};
-use super::spawn::{Plan, foreground_group, give_terminal_to, spawn};
+use super::spawn::{Plan, spawn};
+use super::terminal::{self, Place};
 use super::tree::{self, Pause, Walker};
 use super::wire;
 use crate::clock::Instant;
@@ -34,8 +35,8 @@ struct Shell {
     child: Option<Pid>,
     /// The same, also after its end: its number is that of its group.
     last_child: Option<Pid>,
-    /// The child was given the terminal.
-    has_terminal: bool,
+    /// What leader-run gets back when the child has borrowed the terminal.
+    lent: Option<Place>,
     walker: Walker,
     pause: Pause,
 }
@@ -74,7 +75,7 @@ impl Shell {
             group: getpgid(Some(parent)).unwrap_or(parent),
             child: None,
             last_child: None,
-            has_terminal: false,
+            lent: None,
             walker: Walker::new(),
             pause: Pause::default(),
         })
@@ -166,8 +167,8 @@ impl Shell {
     fn carry_out(&mut self, output: Output) {
         match output {
             Output::Spawn(env) => {
-                self.has_terminal = self.may_give_terminal();
-                let spawned = spawn(&self.plan, self.has_terminal, &env);
+                self.lent = Place::of(self.group).filter(|_| self.plan.terminal);
+                let spawned = spawn(&self.plan, self.lent.is_some(), &env);
                 self.child = spawned.ok();
                 self.last_child = self.child.or(self.last_child);
                 self.step(Input::Spawned(spawned.map(Pid::as_raw)));
@@ -184,18 +185,13 @@ impl Shell {
         }
     }
 
-    /// Whether leader-run has the terminal at this moment: a shell may have moved it between the foreground
-    /// and the background since it was started.
-    fn may_give_terminal(&self) -> bool {
-        self.plan.terminal && foreground_group() == Some(self.group)
-    }
-
     /// The whole group: Ctrl-Z has stopped more than the child.
     fn go_on(&mut self) {
         if let Some(child) = self.child {
-            if self.may_give_terminal() {
-                self.has_terminal = true;
-                give_terminal_to(child);
+            // Now it wants the terminal, also in a pipeline.
+            if let Some(place) = Place::of(self.group) {
+                let _ = self.lent.get_or_insert(place);
+                terminal::give_to(child);
             }
             let _ = killpg(child, Signal::SIGCONT);
         }
@@ -207,11 +203,13 @@ impl Shell {
         }
     }
 
-    fn send(&self, message: FromGuard) {
-        // Not if a shell has taken it meanwhile.
-        let gone = matches!(message, FromGuard::Gone(_));
-        if gone && self.has_terminal && foreground_group() == self.last_child {
-            give_terminal_to(self.group);
+    fn send(&mut self, message: FromGuard) {
+        if matches!(message, FromGuard::Gone(_))
+            && let Some(place) = self.lent.take()
+            // Not if a shell has taken it meanwhile.
+            && terminal::foreground_group() == self.last_child
+        {
+            place.take_back();
         }
         // Never waits: a leader-run that does not read must not keep the guard from killing.
         let _ = send(self.socket.as_raw_fd(), &message.encode(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);

@@ -1,12 +1,13 @@
 //! Finding and starting the command.
 
+use super::terminal;
 use crate::sys;
 use nix::libc::{self, SIGKILL};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::unistd::{AccessFlags, Pid, access, getpid, getppid, setpgid, tcgetpgrp, tcsetpgrp};
+use nix::unistd::{AccessFlags, Pid, access, getpid, getppid, setpgid};
 use std::ffi::{OsStr, OsString};
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -65,25 +66,8 @@ pub struct Plan {
     pub args: Vec<OsString>,
     /// The signal mask to give back to it: the one leader-run was started with.
     pub mask: SigSet,
-    /// Whether its standard input, output and error are all one terminal. Then it takes leader-run's place in
-    /// the foreground.
+    /// Whether it takes leader-run's place on the terminal, if leader-run has it then.
     pub terminal: bool,
-}
-
-/// Whether standard input, output and error are all a terminal.
-pub fn on_terminal() -> bool {
-    io::stdin().is_terminal() && io::stdout().is_terminal() && io::stderr().is_terminal()
-}
-
-/// The process group that has the terminal, if there is one.
-pub fn foreground_group() -> Option<Pid> {
-    tcgetpgrp(io::stdin()).ok()
-}
-
-/// Gives the terminal to this process group. A process of the background may do so only while SIGTTOU is
-/// blocked.
-pub fn give_terminal_to(group: Pid) {
-    let _ = tcsetpgrp(io::stdin(), group);
 }
 
 /// Starts the child, in the foreground of the terminal or not, with these additions to its environment.
@@ -103,10 +87,7 @@ pub fn spawn(plan: &Plan, foreground: bool, additions: &[String]) -> Result<Pid,
     sys::before_exec(&mut command, move || {
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
         if foreground {
-            let mut ttou = SigSet::empty();
-            ttou.add(Signal::SIGTTOU);
-            sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ttou), None)?;
-            give_terminal_to(getpid());
+            terminal::give_to(getpid());
         }
         // A backstop only: it is bound to the guard's one thread, and lost when the child changes its user.
         prctl::set_pdeathsig(Signal::SIGKILL)?;
