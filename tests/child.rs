@@ -9,7 +9,7 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{Contender, Finished, LONG, is_alive, leader_run, wait_for, wait_gone, with_default_signals};
+use support::{Contender, Finished, LONG, is_alive, leader_run, steal, wait_for, wait_gone, with_default_signals};
 use tempfile::TempDir;
 
 fn command(folder: &TempDir, options: &[&str], child: &[&str]) -> Command {
@@ -267,13 +267,7 @@ fn a_stop_or_a_loss_while_the_guard_sleeps_starts_no_child() {
 
     let folder = tempfile::tempdir().unwrap();
     let (mut lost, guard) = led_by_a_stopped_guard(&folder);
-    let path = folder.path().join("default_demo.json");
-    let record = fs::read_to_string(&path).unwrap();
-    let (_, revision) = record.split_once("resourceVersion\":\"").unwrap();
-    let revision = revision.split('"').next().unwrap();
-    let foreign = format!("{{\"resourceVersion\":\"9{revision}\",\"spec\":{{\"holderIdentity\":\"thief\"}}}}");
-    fs::write(folder.path().join("by-hand"), foreign).unwrap();
-    fs::rename(folder.path().join("by-hand"), path).unwrap();
+    steal(&folder.path().join("default_demo.json"), "thief");
     lost.wait_line("thief holds it now");
     signal(guard, Signal::SIGCONT);
     assert_eq!(lost.wait(), 75, "{}", lost.said());
@@ -285,21 +279,6 @@ fn a_child_that_the_terminal_stops_is_continued() {
     let (_folder, mut contender) = start(&[], "kill -TTIN $$; echo on; exit 8");
     assert_eq!(contender.wait(), 8, "{}", contender.said());
     assert_eq!(contender.count("SIGTTIN"), 1, "{}", contender.said());
-}
-
-#[test]
-fn a_reader_of_standard_error_that_stops_reading_holds_up_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let (reader, writer) = nix::unistd::pipe().unwrap();
-    // Full before it starts, and never read.
-    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
-    while nix::unistd::write(&writer, &[b'x'; 4096]).is_ok() {}
-    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
-    let start = Instant::now();
-    let mut process = command(&folder, &["-v"], &["sh", "-c", "exit 5"]).stderr(Stdio::from(writer)).spawn().unwrap();
-    assert_eq!(process.wait().unwrap().code(), Some(5));
-    assert!(start.elapsed() < Duration::from_secs(5));
-    drop(reader);
 }
 
 #[test]
