@@ -267,15 +267,18 @@ impl Contender {
     /// Leadership is over against our will: stop the tree, and write nothing any more.
     fn lost(&mut self, now: Now, loss: Loss) {
         self.out.push(Action::Unwatch);
-        self.say(Said::Lost(loss));
         let grace = now.at.plus(self.settings.loss_grace);
         match &mut self.term {
             Some(term) if matches!(term.tree, Tree::Alive(_)) => {
                 term.lost = true;
                 let (signal, kill) = (self.settings.stop_signal, grace.earlier(term.deadlines.kill));
                 self.out.push(Action::Tell(ToGuard::Stop { term: self.terms, signal, kill, lost: true }));
+                self.say(Said::Lost(loss));
             }
-            _ => self.after_loss(now),
+            _ => {
+                self.say(Said::Lost(loss));
+                self.after_loss(now);
+            }
         }
     }
 
@@ -417,13 +420,14 @@ impl Contender {
                 self.out.push(Action::Tell(ToGuard::Signal { term: self.terms, signal }));
             }
             Some(lost) => {
-                self.say(if ends { Said::Stopping(signal) } else { Said::SteppingDown(signal) });
+                let said = if ends { Said::Stopping(signal) } else { Said::SteppingDown(signal) };
                 // The grace runs from the first time: asking again shortens and lengthens nothing.
                 let kill = self.stop.map_or_else(|| now.at.plus(self.settings.stop_grace), |stop| stop.kill);
                 let again = steps_down && self.stop.is_none_or(|stop| stop.again);
                 self.stop = Some(Stop { signal, kill, again });
                 let signal = if signal == SIGINT { signal } else { self.settings.stop_signal };
                 self.out.push(Action::Tell(ToGuard::Stop { term: self.terms, signal, kill, lost }));
+                self.say(said);
             }
             None if ends => {
                 self.say(Said::Stopping(signal));
