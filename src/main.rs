@@ -46,6 +46,7 @@ fn start() -> Result<i32, Refusal> {
         args: config.command[1..].to_vec(),
         mask: signals.before,
         terminal: terminal::is_all_ours(),
+        scheduling: sys::Scheduling::current(),
     };
     let settings = guard::Settings { stop_signal: config.stop_signal, wait_all: config.wait_all };
     let guard = child::fork_guard(plan, settings)?;

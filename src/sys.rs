@@ -94,6 +94,64 @@ pub fn reset_sigchld() {
     let _ = unsafe { nix::sys::signal::signal(nix::sys::signal::SIGCHLD, nix::sys::signal::SigHandler::SigDfl) };
 }
 
+/// How the kernel schedules a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Scheduling {
+    policy: i32,
+    /// Of real-time policies.
+    priority: i32,
+    nice: i32,
+}
+
+impl Scheduling {
+    /// That of this process.
+    pub fn current() -> Scheduling {
+        let mut param = libc::sched_param { sched_priority: 0 };
+        // SAFETY: the calls are about this process, and write to a value that outlives them.
+        unsafe {
+            libc::sched_getparam(0, &mut param);
+            Scheduling {
+                policy: libc::sched_getscheduler(0),
+                priority: param.sched_priority,
+                nice: libc::getpriority(libc::PRIO_PROCESS, 0),
+            }
+        }
+    }
+
+    /// Schedules this process in this way. From what [`Scheduling::raise`] has done that is a step down,
+    /// which needs no rights.
+    pub fn apply(self) {
+        // SAFETY: the call is about this process, and only takes numbers.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) };
+        if set_policy(self.policy, self.priority).is_err() {
+            let _ = set_policy(libc::SCHED_OTHER, 0);
+        }
+    }
+
+    /// Before all ordinary processes, as far as our rights allow: a deadline waits for nobody. Forked
+    /// processes inherit it.
+    pub fn raise() {
+        let policy = Scheduling::current().policy & !libc::SCHED_RESET_ON_FORK;
+        let is_ordinary = [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE].contains(&policy);
+        if is_ordinary && set_policy(libc::SCHED_FIFO, 1).is_err() {
+            // SAFETY: as in `apply`.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
+        }
+    }
+}
+
+fn set_policy(policy: i32, priority: i32) -> nix::Result<()> {
+    let param = libc::sched_param { sched_priority: priority };
+    // SAFETY: the call is about this process, and reads a value that outlives it.
+    Errno::result(unsafe { libc::sched_setscheduler(0, policy, &param) }).map(drop)
+}
+
+/// Keeps what memory this process has in memory, where its rights and limits allow.
+pub fn lock_memory() {
+    // SAFETY: mlockall only takes flags.
+    unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT) };
+}
+
 /// Has `prepare` run in the new process right before it becomes the command. It may only make system
 /// calls: no allocation, no locks.
 pub fn before_exec(command: &mut Command, prepare: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {

@@ -4,6 +4,7 @@ mod support;
 
 use nix::libc::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
 use nix::sys::signal::Signal;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -89,6 +90,43 @@ fn no_descriptor_mask_or_disposition_of_ours_leaks() {
     with_seven.stdin(Stdio::from(file.try_clone().unwrap()));
     let finished = Finished::from(with_seven.output().unwrap());
     assert!(finished.stdout.trim().ends_with("inherited"), "{finished:?} {}", file.as_raw_fd());
+}
+
+/// The columns of a `stat` that say how a process is scheduled: nice, real-time priority, policy.
+fn scheduling(stat: &str) -> [&str; 3] {
+    let columns: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    // The first one here is the third of all.
+    [19, 40, 41].map(|column| columns[column - 3])
+}
+
+#[test]
+fn the_guard_goes_first_and_the_child_is_scheduled_as_leader_run_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = command(&folder, &[], &["sh", "-c", "cat /proc/$$/stat /proc/$PPID/stat"]);
+    let stats = |wrapper: &[&str], command: &Command| {
+        let program = wrapper.iter().map(OsStr::new).chain([command.get_program()]).chain(command.get_args());
+        let finished = Finished::from(Command::new("env").args(program).output().unwrap());
+        assert_eq!(finished.code, 0, "{wrapper:?}: {finished:?}");
+        finished.stdout
+    };
+    let mut bare = Command::new("cat");
+    bare.arg("/proc/self/stat");
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        eprintln!("not run in part: raising a priority needs root");
+    }
+    let anybodys = [&["env"][..], &["nice"], &["chrt", "--idle", "0"], &["nice", "-n", "3", "chrt", "--batch", "0"]];
+    let roots = [&["nice", "-n", "-7"][..], &["chrt", "--rr", "9"]];
+    for wrapper in anybodys.iter().chain(roots.iter().filter(|_| is_root)) {
+        let (bare, stats) = (stats(wrapper, &bare), stats(wrapper, &inner));
+        let (child, guard) = stats.split_once('\n').unwrap();
+        assert_eq!(scheduling(child), scheduling(&bare), "{wrapper:?}");
+        if is_root {
+            // Real time, or the lowest nice value where groups have no share of that.
+            let [nice, real_time, _] = scheduling(guard);
+            assert!(real_time != "0" || nice == "-20", "{wrapper:?}: {guard:?}");
+        }
+    }
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub fn run(socket: OwnedFd, plan: Plan, settings: Settings, parent: Pid) -> ! {
     // A guard that cannot go on ends: leader-run sees the end of file, and stops.
     let failed = match prepare().and_then(|()| Shell::new(socket, plan, settings, parent)) {
         Ok(mut shell) => {
+            sys::Scheduling::raise();
+            sys::lock_memory();
             let Err(error) = shell.serve();
             shell.walker.kill_until_alone();
             error
@@ -254,6 +256,7 @@ mod tests {
             // SIGTERM does not end it, and one of its descendants has left its session.
             args: ["-c", "trap '' TERM; setsid sleep 300 & exec sleep 300"].map(Into::into).to_vec(),
             mask: SigSet::empty(),
+            scheduling: sys::Scheduling::current(),
             terminal: false,
         };
         prctl::set_child_subreaper(true).unwrap();

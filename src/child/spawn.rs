@@ -1,7 +1,7 @@
 //! Finding and starting the command.
 
 use super::terminal;
-use crate::sys;
+use crate::sys::{self, Scheduling};
 use nix::libc::{self, SIGKILL};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -66,6 +66,8 @@ pub struct Plan {
     pub args: Vec<OsString>,
     /// The signal mask to give back to it: the one leader-run was started with.
     pub mask: SigSet,
+    /// And how leader-run was scheduled.
+    pub scheduling: Scheduling,
     /// Whether it takes leader-run's place on the terminal, if leader-run has it then.
     pub terminal: bool,
 }
@@ -83,8 +85,9 @@ pub fn spawn(plan: &Plan, foreground: bool, additions: &[String]) -> Result<Pid,
         }
     }
     command.envs(additions.iter().filter_map(|addition| addition.split_once('=')));
-    let (guard, mask) = (getpid(), plan.mask);
+    let (guard, mask, scheduling) = (getpid(), plan.mask, plan.scheduling);
     sys::before_exec(&mut command, move || {
+        scheduling.apply();
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
         if foreground {
             terminal::give_to(getpid());
