@@ -258,12 +258,6 @@ fn a_guard_that_dies_takes_the_tree_along_and_the_lock_is_given_back() {
     assert!(record.contains("\"holderIdentity\":\"\""), "{record}");
 }
 
-/// The guard of a leader-run that has not started its child yet: its only child process.
-fn guard_of(contender: &Contender) -> i32 {
-    let children = format!("/proc/{0}/task/{0}/children", contender.pid());
-    wait_for("a guard", LONG, || fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok())
-}
-
 fn signal(pid: i32, signal: Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
@@ -275,7 +269,7 @@ fn led_by_a_stopped_guard(folder: &TempDir) -> (Contender, i32) {
     first.wait_line("first");
     let second = Contender::start(&mut command(folder, &options, &["bash", "-c", "echo second; sleep 60"]));
     second.wait_line("waiting");
-    let guard = guard_of(&second);
+    let guard = second.guard();
     signal(guard, Signal::SIGSTOP);
     first.signal(SIGTERM);
     second.wait_line("leading");

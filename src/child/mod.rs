@@ -15,13 +15,13 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
-use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, getpgrp, getpid};
 use spawn::Plan;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use terminal::Place;
 use tokio::io::unix::AsyncFd;
+use tree::Walker;
 
 /// The guard process, before there is a runtime to talk to it.
 #[derive(Debug)]
@@ -102,9 +102,10 @@ impl Guard {
         }
     }
 
-    /// Ends a guard that has nothing to guard any more.
+    /// Ends a guard that has nothing to guard any more, and what else runs for us, such as a program that
+    /// should have brought credentials and hangs: nobody would end it after us.
     pub fn dismiss(self) {
         self.kill();
-        let _ = waitpid(self.pid, None);
+        Walker::new().kill_until_alone();
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::Test;
 use crate::apiserver::Cluster;
-use crate::scene::{LOCK, MINIMAL, SHORT, Scene};
-use crate::support::{Finished, leader_run};
+use crate::scene::{LOCK, MINIMAL, Scene};
+use crate::support::{Finished, SHORT, leader_run};
 use crate::tls::Tls;
 use serde_json::{Value, json};
 use std::fs;

@@ -16,12 +16,6 @@ use tempfile::TempDir;
 pub const MINIMAL: [&str; 4] = ["get", "create", "update", "watch"];
 /// The same without watching.
 pub const BLIND: [&str; 3] = ["get", "create", "update"];
-/// Short timings: L 6 s, R 4 s, P 1 s, K 5 s.
-pub const SHORT: [&str; 2] = ["--lease-duration", "6s"];
-/// A child that leaves when asked to, and says so.
-pub const POLITE: &str = "trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done";
-/// A child that says when it is asked to leave, and stays.
-pub const STUBBORN: &str = "trap 'echo asked' TERM; echo pid $$; while :; do sleep 0.02; done";
 /// The name of the lock.
 pub const LOCK: &str = "work";
 

@@ -1,14 +1,21 @@
-//! The fault matrix. So far, the tests of the API server that it needs.
+//! The fault matrix: every fault that leader-run is known to meet, brought about on the real binary, and what
+//! was seen, as one table. A row is one entry in a table of rows and one function.
 
+mod clocks;
 #[path = "../support/conformance.rs"]
 mod conformance;
+mod credentials;
 #[path = "../support/faults.rs"]
 mod faults;
 mod harness;
 #[path = "../support/kubeconfig.rs"]
 mod kubeconfig;
+mod moments;
+mod network;
+mod object;
 #[path = "../support/proxy.rs"]
 mod proxy;
+mod scene;
 #[path = "../support/server.rs"]
 mod server;
 #[path = "../support/store.rs"]
@@ -18,12 +25,82 @@ mod support;
 #[path = "../support/tls.rs"]
 mod tls;
 
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Trial};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// One fault. What it asserts, it asserts by panicking.
+pub struct Row {
+    /// From 1 to 43; each is there once.
+    pub number: u32,
+    /// What goes wrong.
+    pub fault: &'static str,
+    /// How it is made to.
+    pub injected: &'static str,
+    /// What leader-run promises then.
+    pub expected: &'static str,
+    /// Tries it.
+    pub run: fn() -> Seen,
+}
+
+/// What a row came to.
+pub enum Seen {
+    /// As expected, with the figures measured.
+    Held(String),
+    /// This machine cannot do that, for this reason.
+    NotInjected(String),
+}
+
+const ROWS: [&[Row]; 5] = [network::ROWS, object::ROWS, credentials::ROWS, clocks::ROWS, moments::ROWS];
+
+/// What each row that ran came to, and whether that is what it should have.
+type Results = Arc<Mutex<BTreeMap<u32, (String, &'static str)>>>;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // The tests mostly wait, so more of them than there are processors run well side by side.
+    // The rows mostly wait, so more of them than there are processors run well side by side.
     arguments.test_threads.get_or_insert(16);
-    libtest_mimic::run(&arguments, harness::trials()).exit_code()
+    let rows = || ROWS.into_iter().flatten();
+    for row in rows() {
+        assert_eq!(rows().filter(|other| other.number == row.number).count(), 1, "row {} is there twice", row.number);
+    }
+    let results = Results::default();
+    let trials = rows().map(|row| trial(row, results.clone()));
+    let conclusion = libtest_mimic::run(&arguments, trials.chain(harness::trials()).collect());
+    print(&results.lock().unwrap_or_else(PoisonError::into_inner));
+    conclusion.exit_code()
+}
+
+fn trial(row: &'static Row, results: Results) -> Trial {
+    Trial::test(format!("row {}: {}", row.number, row.fault), move || {
+        let seen = catch_unwind(AssertUnwindSafe(row.run));
+        let result = match &seen {
+            Ok(Seen::Held(figures)) => (figures.clone(), "as expected"),
+            Ok(Seen::NotInjected(why)) => (format!("not injected on this machine: {why}"), "open"),
+            Err(panic) => (message(&**panic), "FAILED"),
+        };
+        results.lock().unwrap_or_else(PoisonError::into_inner).insert(row.number, result);
+        seen.map(drop).map_err(|panic| resume_unwind(panic))
+    })
+}
+
+/// The first line of what a panic says.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or_default().lines().next().unwrap_or_default().into()
+}
+
+fn print(results: &BTreeMap<u32, (String, &'static str)>) {
+    if results.is_empty() {
+        return;
+    }
+    println!("| row | fault | injected how | expected | seen | verdict |\n|---|---|---|---|---|---|");
+    for (number, (seen, verdict)) in results {
+        let row = ROWS.into_iter().flatten().find(|row| row.number == *number).expect("a row that ran");
+        let cells = [row.fault, row.injected, row.expected, seen, verdict].map(|cell| cell.replace('|', "\\|"));
+        println!("| {number} | {} |", cells.join(" | "));
+    }
 }

@@ -12,6 +12,13 @@ use std::time::{Duration, Instant};
 /// Longer than anything takes on a busy machine; a test that waits for it has failed.
 pub const LONG: Duration = Duration::from_secs(60);
 
+/// Short timings: L 6 s, R 4 s, P 1 s, K 5 s.
+pub const SHORT: [&str; 2] = ["--lease-duration", "6s"];
+/// A child that leaves when asked to, and says so.
+pub const POLITE: &str = "trap 'echo asked; exit 0' TERM; exec 8<> <(:); while :; do read <&8; done";
+/// A child that says when it is asked to leave, and stays.
+pub const STUBBORN: &str = "trap 'echo asked' TERM; exec 8<> <(:); echo pid $$; while :; do read <&8; done";
+
 /// A program with the default disposition for every signal. The tests may run in the background of a
 /// script, where SIGINT is ignored, and what is ignored is inherited.
 pub fn with_default_signals(program: impl AsRef<OsStr>) -> Command {
@@ -75,11 +82,11 @@ pub fn median(mut samples: Vec<Duration>) -> Duration {
 }
 
 /// A bash script as a child that proves by the kernel that it is alone: its first act is to take a file
-/// lock, whose descriptor every descendant inherits. Refused, it prints `OVERLAP`. Then it prints
-/// `start <token>`.
+/// lock, whose descriptor every descendant inherits. Refused, it prints `OVERLAP`, also into that file. Then
+/// it prints `start <token>`.
 pub fn alone(oracle: &Path, script: &str) -> [String; 3] {
     let script = format!(
-        "exec 9>>{0}; flock -n 9 || echo OVERLAP; echo start $LEADER_ELECTION_FENCING_TOKEN; {script}",
+        "exec 9>>{0}; flock -n 9 || echo OVERLAP | tee -a {0}; echo start $LEADER_ELECTION_FENCING_TOKEN; {script}",
         oracle.display()
     );
     ["bash".into(), "-c".into(), script]
@@ -114,8 +121,14 @@ impl Contender {
 
     /// Sends leader-run itself a signal.
     pub fn signal(&self, signal: i32) {
-        let signal = nix::sys::signal::Signal::try_from(signal).unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal).unwrap();
+        send_signal(self.pid(), signal);
+    }
+
+    /// Its guard, as long as it has no other child process.
+    pub fn guard(&self) -> i32 {
+        let children = format!("/proc/{0}/task/{0}/children", self.pid());
+        let first = || std::fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok();
+        wait_for("a guard", LONG, first)
     }
 
     pub fn lines(&self) -> Vec<Line> {
@@ -179,6 +192,12 @@ fn collect(from: impl Read + Send + 'static, to: &Arc<Mutex<Vec<Line>>>) {
             to.lock().unwrap().push(Line { at: Instant::now(), text });
         }
     });
+}
+
+/// Sends any process of ours a signal.
+pub fn send_signal(pid: i32, signal: i32) {
+    let signal = nix::sys::signal::Signal::try_from(signal).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
 }
 
 /// Whether a process of this number is there and no zombie.

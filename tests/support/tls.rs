@@ -24,6 +24,20 @@ pub struct Tls {
 
 impl Tls {
     pub fn new() -> Self {
+        Self::of(&["127.0.0.1", "localhost", "api.test"])
+    }
+
+    /// For a server of other names.
+    pub fn of(names: &[&str]) -> Self {
+        Self::until(4000, names)
+    }
+
+    /// With a certificate whose time is over.
+    pub fn expired() -> Self {
+        Self::until(2001, &["127.0.0.1"])
+    }
+
+    fn until(year: i32, names: &[&str]) -> Self {
         let mut ca = CertificateParams::default();
         ca.distinguished_name.push(DnType::CommonName, "test CA");
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -31,8 +45,10 @@ impl Tls {
         let ca = CertifiedIssuer::self_signed(ca, new_key()).expect("a CA");
 
         let key = new_key();
-        let names = ["127.0.0.1", "localhost"].map(String::from);
+        let names: Vec<_> = names.iter().map(|&name| name.into()).collect();
         let mut certificate = CertificateParams::new(names).expect("valid names");
+        certificate.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        certificate.not_after = rcgen::date_time_ymd(year, 1, 1);
         let name = "test server";
         certificate.distinguished_name.push(DnType::CommonName, name);
         certificate.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
