@@ -1,7 +1,7 @@
 //! Known mistakes, to prove that the tests would notice them: each breaks one rule of the design.
 //!
 //! They are compiled in only with the feature `mutants`, which tests have and releases do not, and chosen at
-//! run time: by [`choose`] in a simulation, by `LEADER_RUN_MUTANT=name` for the binary.
+//! run time: by `choose` in a simulation, by `LEADER_RUN_MUTANT=name` for the binary.
 
 /// One broken rule each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
