@@ -1,6 +1,6 @@
 //! leader-run: runs a command only while holding a Kubernetes lock.
 
-use leader_run::child::{self, Guard, guard, signal, spawn, terminal};
+use leader_run::child::{self, Guard, guard, init, signal, spawn, terminal};
 use leader_run::cli::Cli;
 use leader_run::config::{Config, Timing};
 use leader_run::exit::{self, Refusal};
@@ -11,7 +11,7 @@ use tracing::{Level, error};
 
 fn main() {
     std::panic::set_hook(Box::new(die));
-    let code = start().unwrap_or_else(|refusal| {
+    let code = init::step_aside().map_err(Refusal::from).and_then(|()| start()).unwrap_or_else(|refusal| {
         say(&refusal);
         refusal.code
     });

@@ -1,6 +1,7 @@
 //! The process tree: a guard process that is its parent, and the handle leader-run holds of it.
 
 pub mod guard;
+pub mod init;
 mod procfs;
 mod shell;
 pub mod signal;
