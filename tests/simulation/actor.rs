@@ -100,6 +100,13 @@ pub struct Tree {
     reported: bool,
 }
 
+impl Tree {
+    /// Nobody is killing it, or has.
+    fn is_untouched(&self) -> bool {
+        !self.killing && (self.child || self.others)
+    }
+}
+
 pub struct Actor {
     pub node: usize,
     pub settings: Settings,
@@ -278,7 +285,7 @@ impl World {
             Said::Lost(_) => (a.leads, a.lost) = (false, true),
             Said::Over(_) => a.leads = false,
             Said::Again => (a.leads, a.lost) = (false, false),
-            Said::GuardFailed(how) if !a.guard_hurt => {
+            Said::GuardFailed(how) if !a.guard_hurt && a.tree.as_ref().is_none_or(Tree::is_untouched) => {
                 self.judge.find(self.now, Violation::GaveUpHealthyGuard, format!("{actor}: {how}"));
             }
             _ => {}

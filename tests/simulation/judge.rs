@@ -26,7 +26,7 @@ pub enum Violation {
     LeftTreeBehind,
     /// leader-run ended while a write was under way that might win the lock.
     AbandonedWrite,
-    /// The guard was given up although nothing was wrong with it.
+    /// The guard was given up although nothing was wrong with it, nor was it late with killing.
     GaveUpHealthyGuard,
     /// It asked to be woken again and again without doing anything.
     Spins,
@@ -54,7 +54,7 @@ pub struct Verdict {
     pub finding: Option<Finding>,
     /// Terms in which a child was started.
     pub terms: u64,
-    /// client-go's tree was alive past its own lease, beside another one.
+    /// client-go's tree was alive past its own lease beside another one, or beside one of client-go's.
     pub peers_own: u64,
     /// Two trees were alive for a moment after a machine had stood still.
     pub exposures: u64,
@@ -84,6 +84,8 @@ const THAW: Duration = Duration::from_millis(450);
 pub struct Judge {
     live: Vec<Live>,
     exposed: Vec<(Owner, Owner, Duration)>,
+    /// When a tree last ended.
+    ended: Duration,
     pub verdict: Verdict,
 }
 
@@ -102,8 +104,9 @@ impl Judge {
         self.live.iter().any(|live| live.owner == owner)
     }
 
-    pub fn anybody_alive(&self) -> bool {
-        !self.live.is_empty()
+    /// When the last tree ended, if there is none.
+    pub fn idle_since(&self) -> Option<Duration> {
+        self.live.is_empty().then_some(self.ended)
     }
 
     pub fn started(&mut self, now: Duration, owner: Owner, node: usize, still: &impl Stillness) {
@@ -127,6 +130,8 @@ impl Judge {
             format!("{owner:?} started while {:?} is alive since {:.3} s", other.owner, other.since.as_secs_f64());
         match (owner, other.owner) {
             (Owner::Ours(_), Owner::Ours(_)) => self.find(now, Violation::Overlap, who),
+            // Two of client-go's, with its own rules.
+            (Owner::ClientGo(_), Owner::ClientGo(_)) => self.verdict.peers_own += 1,
             (_, Owner::ClientGo(_)) if now >= other.lease_until => self.verdict.peers_own += 1,
             _ => self.find(now, Violation::OverlapWithPeer, who),
         }
@@ -139,7 +144,11 @@ impl Judge {
     }
 
     pub fn ended(&mut self, now: Duration, owner: Owner) {
+        let before = self.live.len();
         self.live.retain(|live| live.owner != owner);
+        if self.live.len() < before {
+            self.ended = now;
+        }
         self.close(now, |other| other == owner);
     }
 

@@ -123,8 +123,10 @@ pub enum Kind {
 pub struct Plan {
     pub nodes: Vec<NodePlan>,
     pub faults: Vec<(When, Fault)>,
-    /// When the last fault is over, and when the history ends: by then somebody leads.
+    /// When the last fault is over.
     pub healed: Duration,
+    /// From then on nobody leads for as long as this at the most.
+    pub idle: Duration,
     pub end: Duration,
     /// A contender that ended is started again.
     pub restarts: bool,
@@ -173,8 +175,9 @@ impl Plan {
         let error = if bounds == Bounds::Beyond { 0.15 } else { RATE_ERROR };
         let lease = random.pick(&[3, 3, 6, 6, 10, 15, 20]);
         let mixed = random.chance(0.1);
-        // A lock that is deleted is safe as long as everybody has seen it held, and waits.
+        // A lock that is deleted is safe as long as everybody has seen it held, for how long, and waits.
         let deletes = random.chance(0.15);
+        let mixed = mixed && !deletes;
         let twins = random.chance(0.1);
         let ours = 2 + random.below(3);
         let peers = if deletes || !random.chance(0.3) { 0 } else { 1 + random.below(2) };
@@ -200,9 +203,9 @@ impl Plan {
             nodes.push(NodePlan { rate, raw_rate, wall, kind, watch: random.chance(0.8) });
         }
         let healed = Duration::from_secs(20 + 3 * longest);
-        let end = healed + Duration::from_secs(26 + longest + longest / 3);
-        let mut plan =
-            Plan { nodes, faults: Vec::new(), healed, end, restarts: !deletes, children_end: random.chance(0.5) };
+        let idle = Duration::from_secs(26 + longest + longest / 3);
+        let (restarts, children_end) = (!deletes, random.chance(0.5));
+        let mut plan = Plan { nodes, faults: Vec::new(), healed, idle, end: healed + idle, restarts, children_end };
         plan.add_faults(random, bounds, deletes);
         plan
     }

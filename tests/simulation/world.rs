@@ -26,6 +26,10 @@ pub enum Asker {
     ClientGo { node: usize, life: u32, id: u64 },
 }
 
+/// By then a leader has noticed that the lock was deleted, and created it again. One that has not seen it held
+/// is started no earlier: it could not know that there is a leader.
+const RECREATED: Duration = Duration::from_secs(10);
+
 /// What will happen.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -248,9 +252,15 @@ impl World {
     }
 
     fn run(&mut self) -> Verdict {
-        let end = self.now + self.plan.end;
+        let (healed, end) = (self.now + self.plan.healed, self.now + self.plan.end);
         while let Some(Reverse(next)) = self.queue.pop() {
-            if next.at > end || self.judge.verdict.finding.is_some() {
+            let idle = self.judge.idle_since().map(|since| next.at.saturating_sub(since.max(healed)));
+            if idle.is_some_and(|idle| idle > self.plan.idle) {
+                let object = self.store.object().map(|object| object.record.clone());
+                self.judge.find(self.now, Violation::NobodyLeads, format!("the lock says {object:?}"));
+            }
+            // A history in whose last moment nobody leads goes on until somebody does.
+            if next.at > end && idle.is_none() || self.judge.verdict.finding.is_some() {
                 break;
             }
             self.now = next.at;
@@ -259,10 +269,6 @@ impl World {
                 println!("{:9.4} {:?}", self.now.as_secs_f64(), next.event);
             }
             self.happen(next.event);
-        }
-        if self.judge.verdict.finding.is_none() && self.now <= end && !self.judge.anybody_alive() {
-            let object = self.store.object().map(|object| object.record.clone());
-            self.judge.find(self.now, Violation::NobodyLeads, format!("the lock says {object:?}"));
         }
         std::mem::take(&mut self.judge).end(self.now)
     }
@@ -371,7 +377,7 @@ impl World {
     pub fn restart_later(&mut self, node: usize) {
         self.nodes[node].actor = None;
         if self.plan.restarts || self.healed {
-            let after = self.random.spread(0.3, 5.0);
+            let after = self.random.spread(0.3, 5.0) + if self.plan.restarts { ZERO } else { RECREATED };
             self.after(after, Event::Restart { node });
         }
     }
@@ -625,6 +631,11 @@ impl World {
         while !self.actors[actor].guard_stands() && !self.actors[actor].guard_inbox.is_empty() {
             let message = self.actors[actor].guard_inbox.remove(0);
             self.guard_takes(actor, Process::Message(message));
+        }
+        if self.actors[actor].guard_stands() {
+            // What it has not reaped by now it finds later.
+            self.actors[actor].guard_woken = true;
+            return;
         }
         if let Some(news) = self.actors[actor].reaped() {
             self.guard_takes(actor, news);
@@ -1121,7 +1132,7 @@ impl World {
         if !self.plan.restarts {
             for node in 0..self.nodes.len() {
                 if self.nodes[node].actor.is_none() && self.nodes[node].go.is_none() {
-                    self.after(Duration::from_secs(1), Event::Restart { node });
+                    self.after(RECREATED, Event::Restart { node });
                 }
             }
         }
