@@ -47,7 +47,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
             return Ok(code);
         }
     };
-    debug!("contending for {lock} as {}", crate::report::shown(&config.identity));
+    debug!("contending for {lock} as {}", crate::text::shown(&config.identity));
     let mut contender = Contender::new(settings(config, &namespace)?, now);
     let mut run = Run {
         config,

@@ -111,7 +111,8 @@ impl fmt::Display for Verb {
     }
 }
 
-/// Why a request was not carried out, told apart by what may be done next.
+/// Why a request was not carried out, told apart by what may be done next. The texts can be shown as they are:
+/// what they contain of others is bounded and escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// 409, or 404 on a write: the version named is not the latest, or the object to create exists.

@@ -4,15 +4,17 @@
 //! configuration comes from where it is said to come from, in that order, without debug overrides.
 
 use crate::store::{Failure, Verb};
+use crate::text::shown;
 use anyhow::{Result, anyhow, bail, ensure};
 use http_body_util::{BodyExt, Limited};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use kube::client::{Body, ConfigExt};
+use kube::client::{AuthError, Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use serde_json::Value;
 use std::error::Error;
+use std::iter::successors;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,7 +56,7 @@ impl Client {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_keepalive(Some(Duration::from_secs(30)));
-        let problem = |e: kube::Error| anyhow!("cannot use the credentials for {server}: {}", one_line(&e));
+        let problem = |e: kube::Error| anyhow!("cannot use the credentials for {server}: {}", root(&e));
         let https = config.rustls_https_connector_with_connector(http).map_err(problem)?;
         let service = ServiceBuilder::new()
             .layer(config.base_uri_layer())
@@ -84,6 +86,9 @@ impl Client {
 
     fn transport(&self, error: &kube::Error) -> Failure {
         let cause = root(error);
+        if auth_error(error).is_some() {
+            return Failure::Unclear(format!("cannot use the credentials for {}: {cause}", self.server));
+        }
         if cause.contains("invalid peer certificate") || cause.contains("certificate not valid") {
             return Failure::Unusable(format!(
                 "cannot trust {}: {cause}; check the certificate-authority of the kubeconfig",
@@ -184,8 +189,8 @@ fn check(config: &kube::Config) -> Result<()> {
 /// What an answer that is no success means for a request of this verb. `subject` is what was to be done,
 /// `update lease ops/cronworker`; `needs` what a Role has to grant.
 pub fn failure(verb: Verb, subject: &str, needs: &str, status: u16, answer: &Value) -> Failure {
-    let message = answer.get("message").and_then(Value::as_str).or(answer.as_str()).unwrap_or_default();
-    let message = excerpt(message.as_bytes());
+    let whole = answer.get("message").and_then(Value::as_str).or(answer.as_str()).unwrap_or_default();
+    let message = excerpt(whole.as_bytes());
     let reason = answer.get("reason").and_then(Value::as_str).unwrap_or_default();
     match (status, verb) {
         (401, _) => {
@@ -193,11 +198,13 @@ pub fn failure(verb: Verb, subject: &str, needs: &str, status: u16, answer: &Val
         }
         (403, _) => {
             // `... is forbidden: User "system:serviceaccount:ops:default" cannot update resource ...`
-            let user = message.split_once("User \"").and_then(|(_, rest)| rest.split('"').next());
+            let user = whole.split_once("User \"").and_then(|(_, rest)| rest.split('"').next());
             Failure::Refused(
                 verb,
                 match user {
-                    Some(user) => format!("cannot {subject}: forbidden for {user}; it needs {needs}"),
+                    Some(user) => {
+                        format!("cannot {subject}: forbidden for {}; it needs {needs}", excerpt(user.as_bytes()))
+                    }
                     None => format!("cannot {subject}: forbidden: {message}"),
                 },
             )
@@ -206,7 +213,10 @@ pub fn failure(verb: Verb, subject: &str, needs: &str, status: u16, answer: &Val
             let kind = answer.pointer("/details/kind").and_then(Value::as_str);
             let name = answer.pointer("/details/name").and_then(Value::as_str).unwrap_or_default();
             match kind {
-                Some("namespaces") => Failure::Rejected(format!("cannot {subject}: namespace {name:?} does not exist")),
+                Some("namespaces") => {
+                    let name = excerpt(name.as_bytes());
+                    Failure::Rejected(format!("cannot {subject}: namespace \"{name}\" does not exist"))
+                }
                 _ => Failure::Rejected(format!("cannot {subject}: {message} (404)")),
             }
         }
@@ -221,21 +231,39 @@ pub fn failure(verb: Verb, subject: &str, needs: &str, status: u16, answer: &Val
 
 /// The error at the bottom, which says what happened; those above it only say where.
 fn root(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    one_line(cause)
+    let text = auth_error(error).and_then(|error| match error {
+        AuthError::AuthExecStart(error) => Some(format!("their program cannot be started: {error}")),
+        AuthError::AuthExecRun { out, .. } => {
+            let said = String::from_utf8_lossy(&out.stderr);
+            let said = said.lines().rev().find(|line| !line.trim().is_empty());
+            let said = said.map(|line| format!(": {}", excerpt(line.as_bytes()))).unwrap_or_default();
+            Some(format!("their program ended with {}{said}", out.status))
+        }
+        AuthError::AuthExecParse(_) => Some("their program printed what is no ExecCredential".into()),
+        _ => None,
+    });
+    text.unwrap_or_else(|| one_line(causes(error).last().unwrap_or(error)))
+}
+
+/// What went wrong with the credentials, if it was that. Of a program's failure kube tells the arguments, the
+/// environment and the output, which may be the credentials themselves.
+fn auth_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a AuthError> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    successors(Some(error), |cause| (*cause).source())
 }
 
 fn one_line(error: &dyn Error) -> String {
     excerpt(error.to_string().lines().next().unwrap_or_default().as_bytes())
 }
 
-/// Text from outside, as one line of bounded length without control characters.
-fn excerpt(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect::<String>().trim().to_owned()
+/// Text from outside, as one line that can be shown.
+pub fn excerpt(text: &[u8]) -> String {
+    // Cut before it is looked at, for it may be as long as an answer.
+    let text = String::from_utf8_lossy(&text[..text.len().min(2_000)]);
+    shown(text.replace(char::is_control, " ").trim())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! The object is kept as the JSON that was read: a typed one would drop the fields that it does not know.
 
-use super::client::{Client, MAX_BODY, failure};
+use super::client::{Client, MAX_BODY, excerpt, failure};
 use super::{Answer, Changes, Lock};
 use crate::mutant::Mutant;
 use crate::record::Record;
@@ -25,6 +25,8 @@ use tokio_util::io::StreamReader;
 const WATCH_SECONDS: u32 = 300;
 /// A watch that has not begun by then will not.
 const WATCH_START: Duration = Duration::from_secs(10);
+/// Of a version. The API server's have 64 bits, and may one day be longer.
+const MAX_DIGITS: usize = 64;
 const NEEDS: &str = "get, create, update and watch on leases";
 
 /// A Lease of this name in this namespace, there or not.
@@ -57,18 +59,10 @@ impl LeaseLock {
 
     async fn send(&self, verb: Verb, request: Request<Vec<u8>>) -> Result<Value, Failure> {
         let (status, answer) = self.client.send(request).await?;
-        if (200..300).contains(&status) && self.is_this(&answer) {
+        if (200..300).contains(&status) && is_lease(&answer, &self.name) {
             return Ok(answer);
         }
         Err(self.failure(verb, status, &answer))
-    }
-
-    /// Whether this is our Lease at some version. What is not was answered by something between us and the
-    /// API server.
-    fn is_this(&self, answer: &Value) -> bool {
-        let text = |key| answer.pointer(key).and_then(Value::as_str).unwrap_or_default();
-        text("/metadata/name") == self.name
-            && ["/metadata/uid", "/metadata/resourceVersion"].iter().all(|key| !text(key).is_empty())
     }
 
     async fn write(&self, verb: Verb, request: Request<Vec<u8>>) -> Result<Reply, Failure> {
@@ -78,7 +72,7 @@ impl LeaseLock {
     async fn read(&self) -> Result<Reply, Failure> {
         let (status, answer) = self.client.send(get(self.object())).await?;
         match status {
-            200..300 if self.is_this(&answer) => Ok(Reply::Found(Some(observation(answer)))),
+            200..300 if is_lease(&answer, &self.name) => Ok(Reply::Found(Some(observation(answer)))),
             404 if answer.pointer("/details/kind").and_then(Value::as_str) == Some("leases") => Ok(Reply::Found(None)),
             _ => Err(self.failure(Verb::Get, status, &answer)),
         }
@@ -105,8 +99,8 @@ impl LeaseLock {
             return Err(Change::Ended(Some(self.failure(Verb::Watch, status, &answer))));
         }
         let changes = lines.map(|line| match line {
-            Ok(line) => change(&line),
-            Err(error) => Change::Ended(Some(Failure::Unclear(format!("the watch broke: {error}")))),
+            Ok(line) => change(&line, &self.name),
+            Err(error) => ended(&format!("broke: {error}")),
         });
         Ok(Box::pin(stream::iter([Change::Alive]).chain(changes).chain(stream::iter([Change::Ended(None)]))))
     }
@@ -183,13 +177,25 @@ fn observation(object: Value) -> Observation {
     Observation { record: Record::from_lease_spec(object.get("spec")), version: version(object) }
 }
 
-/// One line of a watch.
-fn change(line: &str) -> Change {
+/// Whether this is the Lease of that name at some version. What is not was answered by something between us
+/// and the API server. A version becomes a fencing token and part of a URL: only a number is one.
+fn is_lease(object: &Value, name: &str) -> bool {
+    let text = |key| object.pointer(key).and_then(Value::as_str).unwrap_or_default();
+    let revision = text("/metadata/resourceVersion");
+    text("/metadata/name") == name
+        && !text("/metadata/uid").is_empty()
+        && (1..=MAX_DIGITS).contains(&revision.len())
+        && revision.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// One line of a watch of the Lease of this name.
+fn change(line: &str, name: &str) -> Change {
     let Ok(mut event) = serde_json::from_str::<Value>(line) else {
-        return Change::Ended(Some(Failure::Unclear("the watch sent what is not JSON".into())));
+        return ended("sent what is not JSON");
     };
     let object = event.get_mut("object").map(Value::take).unwrap_or_default();
     match event.get("type").and_then(Value::as_str) {
+        Some("ADDED" | "MODIFIED" | "DELETED") if !is_lease(&object, name) => ended("sent what is not this Lease"),
         Some("ADDED" | "MODIFIED") => Change::Seen(observation(object)),
         Some("DELETED") => Change::Deleted(version(object)),
         Some("BOOKMARK") => Change::Alive,
@@ -197,9 +203,14 @@ fn change(line: &str) -> Change {
         Some("ERROR") if object.get("code").and_then(Value::as_u64) == Some(410) => Change::Ended(None),
         _ => {
             let message = object.get("message").and_then(Value::as_str).unwrap_or_default();
-            Change::Ended(Some(Failure::Unclear(format!("the watch ended: {message}"))))
+            ended(&format!("ended: {message}"))
         }
     }
+}
+
+/// The end of a watch that did this.
+fn ended(how: &str) -> Change {
+    Change::Ended(Some(Failure::Unclear(format!("the watch {}", excerpt(how.as_bytes())))))
 }
 
 #[cfg(test)]
@@ -220,8 +231,8 @@ mod tests {
 
     #[test]
     fn x17_watch_lines() {
-        let lease = r#"{"metadata":{"uid":"u","resourceVersion":"8"},"spec":{"holderIdentity":"a"}}"#;
-        let line = |kind: &str, object: &str| change(&format!(r#"{{"type":"{kind}","object":{object}}}"#));
+        let lease = r#"{"metadata":{"name":"l","uid":"u","resourceVersion":"8"},"spec":{"holderIdentity":"a"}}"#;
+        let line = |kind: &str, object: &str| change(&format!(r#"{{"type":"{kind}","object":{object}}}"#), "l");
         assert!(
             matches!(line("MODIFIED", lease), Change::Seen(o) if o.record.holder == "a" && o.version.revision == "8")
         );
@@ -229,7 +240,13 @@ mod tests {
         assert!(matches!(line("BOOKMARK", lease), Change::Alive));
         assert!(matches!(line("ERROR", r#"{"code":410}"#), Change::Ended(None)));
         assert!(matches!(line("ERROR", r#"{"code":500}"#), Change::Ended(Some(_))));
-        assert!(matches!(change("{"), Change::Ended(Some(_))));
+        assert!(matches!(change("{", "l"), Change::Ended(Some(_))));
+        for (not, object) in [("l", "k"), ("8", ""), ("8", "1 HTTP"), ("8", "1\\u0000A=b"), ("\"u\"", "7")] {
+            let odd = lease.replacen(not, object, 1);
+            for kind in ["ADDED", "MODIFIED", "DELETED"] {
+                assert!(matches!(line(kind, &odd), Change::Ended(Some(_))), "{odd}");
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What people are told of an election, in one line each.
 
-use super::{duration, shown};
+use super::duration;
 use crate::child::guard::FromGuard;
 use crate::child::signal;
 use crate::config::Config;
@@ -9,6 +9,7 @@ use crate::elector::{GaveUp, Loss, Notice, Outcome};
 use crate::exit;
 use crate::lock::Lock;
 use crate::store::Failure;
+use crate::text::shown;
 use nix::errno::Errno;
 use tracing::{debug, error, info, warn};
 
@@ -92,7 +93,7 @@ fn not_released(lock: &dyn Lock, config: &Config, failure: Option<&Failure>) -> 
 
 /// The failure, if there is one, after these words.
 fn after(words: &str, failure: Option<&Failure>) -> String {
-    failure.map(|failure| format!("{words}{}", shown(&failure.to_string()))).unwrap_or_default()
+    failure.map(|failure| format!("{words}{failure}")).unwrap_or_default()
 }
 
 /// What happens in passing.
@@ -102,9 +103,9 @@ fn notice(lock: &dyn Lock, notice: &Notice) {
             info!("waiting: {lock} is held by {}, for {} at a time", shown(&record.holder), duration(*lease));
         }
         Notice::Failing(Failure::Timeout) => warn!("{lock} cannot be reached: no answer in time; trying again"),
-        Notice::Failing(failure) => warn!("{}; trying again", shown(&failure.to_string())),
+        Notice::Failing(failure) => warn!("{failure}; trying again"),
         Notice::Recovered => info!("{lock} can be reached again"),
-        Notice::Polling(failure) => warn!("{}; polling instead", shown(&failure.to_string())),
+        Notice::Polling(failure) => warn!("{failure}; polling instead"),
         Notice::Recreating => warn!("{lock} was deleted while we lead: creating it again"),
         Notice::Reasserting => warn!("{lock} was cleared while we lead: writing it again"),
     }
