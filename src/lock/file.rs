@@ -10,14 +10,15 @@ use crate::store::{Change, Failure, Observation, Reply, Version};
 use crate::sys::{self, Watched};
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::stream;
+use nix::fcntl::OFlag;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::statfs::statfs;
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -30,6 +31,9 @@ const POLL: Duration = Duration::from_millis(500);
 const POLL_REMOTE: Duration = Duration::from_millis(100);
 /// How often a kernel lock that somebody else holds is tried again.
 const RETRY: Duration = Duration::from_millis(1);
+
+/// No record is longer: in bytes, as much as of an API server's object.
+const MAX_RECORD: u64 = super::client::MAX_BODY as u64;
 
 /// File systems on which a kernel lock may not reach every contender, by their magic numbers (statfs(2)).
 const REMOTE: [(i64, &str); 3] = [(0x6969, "NFS"), (0x6573_5546, "FUSE"), (0x0102_1997, "9p")];
@@ -91,7 +95,7 @@ impl FileLock {
     }
 
     fn read(&self) -> Result<Option<Observation>, Failure> {
-        match fs::read(self.path("json")) {
+        match open_plain(&self.path("json")).and_then(read_capped) {
             Ok(text) => Ok(Some(observation(&text))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failure(&error)),
@@ -113,7 +117,7 @@ impl FileLock {
     /// Takes the kernel lock if it can be had at this moment.
     fn try_guard(&self, path: &Path) -> io::Result<Option<File>> {
         // Only read, so that other users may lock it whose file it is not.
-        let file = match File::open(path) {
+        let file = match open_plain(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => match self.create_file(path) {
                 // Somebody else was faster.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(None),
@@ -144,8 +148,15 @@ impl FileLock {
             return Err(Failure::Conflict);
         }
         let last = found.map_or(0, |found| found.version.revision.parse::<i64>().unwrap_or(0));
+        // Two writes of one version would both succeed.
+        let next = last.checked_add(1).ok_or_else(|| {
+            Failure::Rejected(format!(
+                "cannot use {self} in {}: its version is the highest there is",
+                self.folder.display()
+            ))
+        })?;
         // By the wall clock, so that a lock that was deleted does not begin again with lower tokens.
-        let revision = last.saturating_add(1).max(Wall::now().0).to_string();
+        let revision = next.max(Wall::now().0).to_string();
         let mut spec = expected
             .and_then(|version| version.object.get("spec").and_then(Value::as_object).cloned())
             .unwrap_or_default();
@@ -254,6 +265,24 @@ fn own_folder() -> Result<PathBuf> {
         found.mode() & 0o777
     );
     Ok(folder)
+}
+
+/// Opens a file for reading and falls for nothing else that somebody with access to the folder may have put
+/// there: a link leads elsewhere, and opening a pipe can take for ever.
+fn open_plain(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other(format!("{} is no plain file", path.display()))),
+    }
+}
+
+/// Reads a record. One that is longer than any is cut, and so is as unreadable as a torn one.
+fn read_capped(file: File) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    file.take(MAX_RECORD).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 fn same_file(file: &File, path: &Path) -> bool {
@@ -372,6 +401,16 @@ mod tests {
         std::os::unix::fs::symlink("nowhere/at/all", lock.path("lock")).unwrap();
         let swap = timeout(Duration::from_millis(50), lock.create(held("a"))).await;
         assert!(!matches!(swap, Ok(Ok(_))), "{swap:?}");
+    }
+
+    #[tokio::test]
+    async fn a_version_after_which_there_is_none_is_not_written_again() {
+        let (_folder, lock) = lock();
+        let last = i64::MAX.to_string();
+        fs::write(lock.path("json"), json!({"resourceVersion": last, "spec": {}}).to_string()).unwrap();
+        let Ok(Reply::Found(Some(found))) = lock.get().await else { panic!() };
+        assert_eq!(found.version.revision, last);
+        assert!(matches!(lock.update(held("a"), found.version).await, Err(Failure::Rejected(_))));
     }
 
     #[tokio::test]
