@@ -40,10 +40,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
     let (lock, namespace) = match code {
         Err(opened) => opened,
         Ok(code) => {
-            // With the program, if there is one, that should have brought the credentials.
-            guard.kill();
-            Walker::new().kill_until_alone();
-            guard.take_terminal_back();
+            guard.dismiss();
             return Ok(code);
         }
     };
