@@ -104,6 +104,11 @@ pub struct Cli {
     #[arg(long, env = "LEADER_RUN_WAIT_ALL", help_heading = "Child", hide_env = true)]
     pub wait_all: bool,
 
+    /// Run the child and its descendants in a PID namespace of their own, with which all of them die; needs the
+    /// rights of root (CAP_SYS_ADMIN)
+    #[arg(long, env = "LEADER_RUN_PID_NAMESPACE", help_heading = "Child", hide_env = true)]
+    pub pid_namespace: bool,
+
     /// After the loss of the lock: exit with the lost code, or rejoin (contend again)
     #[arg(long, value_name = "exit|rejoin", env = "LEADER_RUN_ON_LOST", default_value = "exit", value_parser = on_lost)]
     #[arg(help_heading = "Child", hide_env = true)]

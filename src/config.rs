@@ -161,6 +161,8 @@ pub struct Config {
     pub rejoin: bool,
     /// When the child has ended, wait for its descendants.
     pub wait_all: bool,
+    /// Run the tree in a PID namespace of its own.
+    pub pid_namespace: bool,
     /// The exit code after a loss.
     pub lost_exit_code: i32,
     /// The file to execute.
@@ -222,6 +224,7 @@ impl Config {
             step_down_signal: cli.step_down_signal,
             rejoin: cli.on_lost == OnLost::Rejoin,
             wait_all: cli.wait_all,
+            pid_namespace: cli.pid_namespace,
             lost_exit_code: cli.lost_exit_code.into(),
             program,
             command: cli.command,

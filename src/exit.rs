@@ -38,7 +38,8 @@ pub fn of_failed_start(errno: i32) -> i32 {
 
 /// Whether this says that the system is short of something, rather than what is wrong with the command.
 pub fn is_shortage(errno: Errno) -> bool {
-    matches!(errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
+    // ENOSPC: as many namespaces as there may be.
+    matches!(errno, Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::ENOSPC)
 }
 
 /// Why leader-run ends before it has anything to do with a lock.

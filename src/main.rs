@@ -1,6 +1,6 @@
 //! leader-run: runs a command only while holding a Kubernetes lock.
 
-use leader_run::child::{self, Guard, guard, init, signal, spawn, terminal};
+use leader_run::child::{self, Guard, guard, init, namespace, signal, spawn, terminal};
 use leader_run::cli::Cli;
 use leader_run::config::{Config, Timing};
 use leader_run::exit::{self, Refusal};
@@ -39,6 +39,9 @@ fn start() -> Result<i32, Refusal> {
     let config = Config::new(cli, timing)?;
 
     sys::check_descriptors()?;
+    if config.pid_namespace {
+        namespace::try_out()?;
+    }
     let signals = signal::block(config.step_down_signal)?;
     let plan = spawn::Plan {
         program: config.program.clone(),
@@ -47,6 +50,7 @@ fn start() -> Result<i32, Refusal> {
         mask: signals.before,
         terminal: terminal::is_all_ours(),
         scheduling: sys::Scheduling::current(),
+        pid_namespace: config.pid_namespace,
     };
     let settings = guard::Settings { stop_signal: config.stop_signal, wait_all: config.wait_all };
     let guard = child::fork_guard(plan, settings)?;

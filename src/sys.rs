@@ -88,6 +88,20 @@ pub fn read_folder(folder: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<usi
     Errno::result(read).map(|read| read as usize)
 }
 
+/// Closes all descriptors of this process but this one. What owned them must not be used again, nor dropped.
+///
+/// # Errors
+/// ENOSYS before Linux 5.9.
+pub fn close_all_but(kept: OwnedFd) -> nix::Result<OwnedFd> {
+    let kept_number = kept.as_raw_fd() as libc::c_uint;
+    let below = (kept_number > 0).then(|| (0, kept_number - 1));
+    for (first, last) in [below, Some((kept_number + 1, libc::c_uint::MAX))].into_iter().flatten() {
+        // SAFETY: the call only takes numbers; that nobody uses them any more, the caller promises.
+        Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+    }
+    Ok(kept)
+}
+
 /// Gives SIGCHLD its default again: inherited as ignored, it would lose every exit code.
 pub fn reset_sigchld() {
     // SAFETY: SIG_DFL installs no handler of ours.

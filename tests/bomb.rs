@@ -6,6 +6,7 @@ use nix::libc::SIGTERM;
 use nix::unistd::{Uid, gettid};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use support::{Contender, LONG, alone, leader_run, wait_for};
 
@@ -14,8 +15,11 @@ fn user() -> u32 {
     40_000 + std::process::id() % 20_000
 }
 
-/// Each process forks as often as it can, and leaves its session.
-const BOMB: &str = "use POSIX; while (1) { my $pid = fork; if (defined $pid && !$pid) { POSIX::setsid() } }";
+/// Each test has a thread of its own: one that goes first would start contenders, and bombs, that go first too.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Each process forks as often as it can, and leaves its session. Should nobody kill it, it ends by itself.
+const BOMB: &str = "use POSIX; my $end = time + 60; while (time < $end) { my $pid = fork; if (defined $pid && !$pid) { POSIX::setsid() } }";
 
 fn processes() -> usize {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
@@ -23,8 +27,8 @@ fn processes() -> usize {
 }
 
 /// The bomb takes the processor from everybody else; what is measured is not how long others wait for it.
-fn go_first(pid: i32) {
-    let status = Command::new("chrt").args(["-a", "-f", "-p", "50", &pid.to_string()]).status().unwrap();
+fn go_first(thread: i32) {
+    let status = Command::new("chrt").args(["-f", "-p", "50", &thread.to_string()]).status().unwrap();
     assert!(status.success());
 }
 
@@ -40,6 +44,7 @@ fn is_killed(options: &[&str]) {
         eprintln!("not run: it needs root to become another user");
         return;
     }
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let oracle = folder.path().join("oracle");
@@ -65,4 +70,9 @@ fn is_killed(options: &[&str]) {
 #[test]
 fn a_fork_bomb_is_killed_and_only_then_the_lock_is_given_back() {
     is_killed(&[]);
+}
+
+#[test]
+fn so_it_is_in_a_namespace_of_its_own() {
+    is_killed(&["--pid-namespace"]);
 }

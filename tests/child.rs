@@ -10,7 +10,9 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{Contender, Finished, LONG, is_alive, leader_run, steal, wait_for, wait_gone, with_default_signals};
+use support::{
+    Contender, DAEMON, Finished, LONG, is_alive, leader_run, steal, wait_for, wait_gone, with_default_signals,
+};
 use tempfile::TempDir;
 
 fn command(folder: &TempDir, options: &[&str], child: &[&str]) -> Command {
@@ -194,9 +196,6 @@ fn a_stopped_child_still_gets_its_stop_signal() {
     contender.signal(SIGTERM);
     assert_eq!(contender.wait(), 6, "{}", contender.said());
 }
-
-/// A member of the tree that has left its group, its session and its parent, and ignores SIGTERM.
-const DAEMON: &str = "setsid bash -c 'trap \"\" TERM; env -i sleep 300 & echo daemon $$ $!; wait' & ";
 
 fn daemons(contender: &Contender) -> Vec<i32> {
     let line = contender.wait_line("daemon ").text;

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{Contender, LONG, alone, is_alive, leader_run, wait_for, wait_gone};
+use support::{Contender, DAEMON, LONG, alone, children, is_alive, leader_run, tree, wait_for, wait_gone};
 use tempfile::TempDir;
 
 /// The command that makes its argument PID 1, where this machine lets us.
@@ -66,23 +66,9 @@ fn in_container(folder: &TempDir, options: &[&str], child: &[&str]) -> Option<Co
     Some(command)
 }
 
-fn children(pid: i32) -> Vec<i32> {
-    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    list.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
-}
-
-/// All descendants of this process.
-fn tree(pid: i32) -> Vec<i32> {
-    let children = children(pid);
-    children.iter().copied().chain(children.iter().flat_map(|child| tree(*child))).collect()
-}
-
 fn signal(pid: i32, signal: i32) {
     kill(Pid::from_raw(pid), Signal::try_from(signal).unwrap()).unwrap();
 }
-
-/// A member of the tree that has left its group, its session and its parent, and ignores SIGTERM.
-const DAEMON: &str = "setsid bash -c 'trap \"\" TERM; env -i sleep 300 & wait' & ";
 
 /// A few milliseconds, and room for a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(1);

@@ -201,7 +201,20 @@ fn lead(folder: &TempDir, options: &[&str], child: &[&str]) -> Command {
 
 #[test]
 fn job_control_works_in_a_shell_that_is_the_child() {
-    let mut terminal = Terminal::of_leader_run(&[], &INTERACTIVE);
+    has_job_control(&[]);
+}
+
+#[test]
+fn job_control_works_in_a_pid_namespace() {
+    if nix::unistd::Uid::effective().is_root() {
+        has_job_control(&["--pid-namespace"]);
+    } else {
+        eprintln!("not run: it needs root");
+    }
+}
+
+fn has_job_control(options: &[&str]) {
+    let mut terminal = Terminal::of_leader_run(options, &INTERACTIVE);
     terminal.type_in("PS1='$(echo re)ady> '; bind 'set enable-bracketed-paste off'\n");
     terminal.wait_prompt("ready> ");
     let bash = terminal.foreground();

@@ -2,6 +2,7 @@
 
 pub mod guard;
 pub mod init;
+pub mod namespace;
 mod procfs;
 mod shell;
 pub mod signal;

@@ -4,6 +4,7 @@
 //! read from a descriptor. While no term runs it sleeps without a timer.
 
 use super::guard::{FromGuard, Guard, Input, Output, Settings, ToGuard};
+use super::namespace::Namespace;
 use super::spawn::{Plan, spawn};
 use super::terminal::{self, Place};
 use super::tree::{self, Pause, Walker};
@@ -33,6 +34,10 @@ struct Shell {
     /// leader-run's process group, which gets the terminal back.
     group: Pid,
     child: Option<Pid>,
+    /// Where the tree is in one.
+    namespace: Option<Namespace>,
+    /// The wait status of a child that has ended, until it is known whether other descendants are alive.
+    ended: Option<i32>,
     /// The same, also after its end: its number is that of its group.
     last_child: Option<Pid>,
     /// What leader-run gets back when the child has borrowed the terminal.
@@ -76,6 +81,8 @@ impl Shell {
             plan,
             group: getpgid(Some(parent)).unwrap_or(parent),
             child: None,
+            namespace: None,
+            ended: None,
             last_child: None,
             lent: None,
             walker: Walker::new(),
@@ -108,11 +115,12 @@ impl Shell {
     }
 
     fn wait(&self, open: bool, timeout: PollTimeout) -> nix::Result<()> {
-        let mut fds = [self.signals.as_fd(), self.timer.as_fd(), self.socket.as_fd()]
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let signals = self.signals.as_fd();
         // The closed end of a socket pair would wake us for ever.
-        let watched = if open { 3 } else { 2 };
-        match poll(&mut fds[..watched], timeout) {
+        let messages = if open { self.socket.as_fd() } else { signals };
+        let answer = self.namespace.as_ref().and_then(Namespace::answer).unwrap_or(signals);
+        let mut fds = [signals, self.timer.as_fd(), messages, answer].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error),
         }
@@ -142,10 +150,18 @@ impl Shell {
             self.step(Input::Stopped(signal));
         }
         if let Some(status) = reaped.status {
-            self.child = None;
+            (self.child, self.ended) = (None, Some(status));
+            self.namespace.iter().for_each(Namespace::child_ended);
+        }
+        // A namespace's init is no member of the tree: it says whether there are others, or ends.
+        let has_others = self.namespace.as_mut().map_or(!reaped.alone, Namespace::has_others);
+        if let Some(status) = self.ended.take_if(|_| reaped.alone || has_others) {
             self.step(Input::Ended { status, others: !reaped.alone });
         } else if reaped.alone && self.child.is_none() {
             self.step(Input::Alone);
+        }
+        if reaped.alone {
+            self.namespace = None;
         }
         reaped.any
     }
@@ -171,9 +187,11 @@ impl Shell {
             Output::Spawn(env) => {
                 self.lent = Place::of(self.group).filter(|_| self.plan.terminal);
                 let spawned = spawn(&self.plan, self.lent.is_some(), &env);
-                self.child = spawned.ok();
-                self.last_child = self.child.or(self.last_child);
-                self.step(Input::Spawned(spawned.map(Pid::as_raw)));
+                let spawned = spawned.map(|(child, namespace)| {
+                    (self.child, self.last_child, self.namespace) = (Some(child), Some(child), namespace);
+                    child.as_raw()
+                });
+                self.step(Input::Spawned(spawned));
             }
             Output::Signal(signal) => self.signal(signal),
             Output::Stop(signal) => {
@@ -258,6 +276,7 @@ mod tests {
             mask: SigSet::empty(),
             scheduling: sys::Scheduling::current(),
             terminal: false,
+            pid_namespace: false,
         };
         prctl::set_child_subreaper(true).unwrap();
         let settings = Settings { stop_signal: SIGTERM, wait_all: false };

@@ -1,5 +1,6 @@
 //! Finding and starting the command.
 
+use super::namespace::{self, Namespace};
 use super::terminal;
 use crate::sys::{self, Scheduling};
 use nix::libc::{self, SIGKILL};
@@ -70,13 +71,24 @@ pub struct Plan {
     pub scheduling: Scheduling,
     /// Whether it takes leader-run's place on the terminal, if leader-run has it then.
     pub terminal: bool,
+    /// Whether it is started in a PID namespace of its own.
+    pub pid_namespace: bool,
 }
 
-/// Starts the child, in the foreground of the terminal or not, with these additions to its environment.
+/// Starts the child, in the foreground of the terminal or not, with these additions to its environment. Returns
+/// its namespace, too, where it gets one.
 ///
 /// # Errors
 /// The `errno` of the failed fork or exec.
-pub fn spawn(plan: &Plan, foreground: bool, additions: &[String]) -> Result<Pid, i32> {
+pub fn spawn(plan: &Plan, foreground: bool, additions: &[String]) -> Result<(Pid, Option<Namespace>), i32> {
+    if plan.pid_namespace {
+        let (namespace, child) = Namespace::with(|| start(plan, foreground, additions))?;
+        return Ok((child, Some(namespace)));
+    }
+    Ok((start(plan, foreground, additions)?, None))
+}
+
+fn start(plan: &Plan, foreground: bool, additions: &[String]) -> Result<Pid, i32> {
     let mut command = Command::new(&plan.program);
     command.arg0(&plan.name).args(&plan.args);
     for (name, _) in std::env::vars_os() {
@@ -85,7 +97,7 @@ pub fn spawn(plan: &Plan, foreground: bool, additions: &[String]) -> Result<Pid,
         }
     }
     command.envs(additions.iter().filter_map(|addition| addition.split_once('=')));
-    let (guard, mask, scheduling) = (getpid(), plan.mask, plan.scheduling);
+    let (guard, mask, scheduling, pid_namespace) = (getpid(), plan.mask, plan.scheduling, plan.pid_namespace);
     sys::before_exec(&mut command, move || {
         scheduling.apply();
         setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
@@ -94,7 +106,10 @@ pub fn spawn(plan: &Plan, foreground: bool, additions: &[String]) -> Result<Pid,
         }
         // A backstop only: it is bound to the guard's one thread, and lost when the child changes its user.
         prctl::set_pdeathsig(Signal::SIGKILL)?;
-        if getppid() != guard {
+        if pid_namespace {
+            // There the guard has no number, but then its init, too, dies with it.
+            namespace::mount_proc()?;
+        } else if getppid() != guard {
             // The guard died before that took effect.
             sys::kill(getpid(), SIGKILL)?;
         }

@@ -2,8 +2,8 @@
 
 use crate::faults::{Fault, Matcher};
 use crate::proxy::Proxy;
-use crate::scene::{K, L, LATE, LOCK, P, Scene, at_once, child, kill_both, loses, seconds, undisturbed};
-use crate::support::{Contender, LONG, POLITE, SHORT, STUBBORN, wait_for, wait_gone};
+use crate::scene::{K, L, LATE, LOCK, P, Scene, at_once, child, loses, seconds, undisturbed};
+use crate::support::{Contender, LONG, POLITE, SHORT, STUBBORN, kill_both, wait_for, wait_gone};
 use crate::{Row, Seen};
 use serde_json::{Value, json};
 use std::thread::sleep;

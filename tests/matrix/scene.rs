@@ -3,9 +3,8 @@
 use crate::kubeconfig::kubeconfig;
 use crate::proxy::Proxy;
 use crate::server::{Server, TOKEN};
-use crate::support::{Contender, LONG, SHORT, alone, leader_run, send_signal, wait_for, wait_gone};
+use crate::support::{Contender, LONG, SHORT, alone, leader_run, wait_for, wait_gone};
 use crate::tls::Tls;
-use nix::libc::{SIGKILL, SIGSTOP};
 use serde_json::Value;
 use std::fmt;
 use std::fs;
@@ -188,17 +187,6 @@ pub fn undisturbed(leader: &mut Contender, standbys: &[&Contender], time: Durati
     for standby in standbys {
         assert!(standby.line("start ").is_none(), "{}", standby.said());
     }
-}
-
-/// Kills leader-run and its guard as the end of their container does: neither can act on the other's death.
-pub fn kill_both(contender: &mut Contender) -> Instant {
-    let guard = contender.guard();
-    contender.signal(SIGSTOP);
-    send_signal(guard, SIGSTOP);
-    contender.signal(SIGKILL);
-    send_signal(guard, SIGKILL);
-    contender.wait();
-    Instant::now()
 }
 
 /// Does several things at once, and says what each came to.

@@ -1,6 +1,7 @@
 //! What all black-box tests share: the real binary, started, watched and ended.
 #![allow(dead_code)]
 
+use nix::libc::{SIGKILL, SIGSTOP};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -18,6 +19,10 @@ pub const SHORT: [&str; 2] = ["--lease-duration", "6s"];
 pub const POLITE: &str = "trap 'echo asked; exit 0' TERM; exec 8<> <(:); while :; do read <&8; done";
 /// A child that says when it is asked to leave, and stays.
 pub const STUBBORN: &str = "trap 'echo asked' TERM; exec 8<> <(:); echo pid $$; while :; do read <&8; done";
+
+/// A member of the tree that has left its group, its session, its parent and its environment, and ignores
+/// SIGTERM. It prints `daemon` and the numbers of its two processes.
+pub const DAEMON: &str = "(setsid bash -c 'trap \"\" TERM; env -i sleep 300 & echo daemon $$ $!; wait' &); ";
 
 /// A program with the default disposition for every signal. The tests may run in the background of a
 /// script, where SIGINT is ignored, and what is ignored is inherited.
@@ -198,6 +203,30 @@ fn collect(from: impl Read + Send + 'static, to: &Arc<Mutex<Vec<Line>>>) {
 pub fn send_signal(pid: i32, signal: i32) {
     let signal = nix::sys::signal::Signal::try_from(signal).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).unwrap();
+}
+
+/// Kills leader-run and its guard as the end of their container does: neither can act on the other's death.
+pub fn kill_both(contender: &mut Contender) -> Instant {
+    let guard = contender.guard();
+    for signal in [SIGSTOP, SIGKILL] {
+        contender.signal(signal);
+        send_signal(guard, signal);
+    }
+    let killed = Instant::now();
+    contender.wait();
+    killed
+}
+
+/// The children of a process with one thread.
+pub fn children(pid: i32) -> Vec<i32> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// All descendants of this process.
+pub fn tree(pid: i32) -> Vec<i32> {
+    let children = children(pid);
+    children.iter().copied().chain(children.iter().flat_map(|child| tree(*child))).collect()
 }
 
 /// Whether a process of this number is there and no zombie.
