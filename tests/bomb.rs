@@ -19,7 +19,7 @@ fn user() -> u32 {
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Each process forks as often as it can, and leaves its session. Should nobody kill it, it ends by itself.
-const BOMB: &str = "use POSIX; my $end = time + 60; while (time < $end) { my $pid = fork; if (defined $pid && !$pid) { POSIX::setsid() } }";
+const BOMB: &str = "use POSIX; my $end = time + 15; while (time < $end) { my $pid = fork; if (defined $pid && !$pid) { POSIX::setsid() } }";
 
 fn processes() -> usize {
     let all = std::fs::read_dir("/proc").unwrap().flatten();

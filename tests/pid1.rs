@@ -85,6 +85,16 @@ fn the_exit_code_is_the_childs() {
 }
 
 #[test]
+fn without_a_proc_of_its_own_it_refuses_to_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(command) = in_container(&folder, &[], &["true"]) else { return };
+    let mut without = Command::new("unshare");
+    let mut contender = Contender::start(without.args(command.get_args().filter(|arg| *arg != "--mount-proc")));
+    assert_eq!(contender.wait(), 125, "{}", contender.said());
+    contender.wait_line("/proc is not that of this PID namespace");
+}
+
+#[test]
 fn it_is_not_in_the_way_of_leader_run_itself() {
     // The child's parent is the guard, whose parent is leader-run, whose parent is PID 1.
     let parent = "parent() { read -r _ _ _ p _ < /proc/$1/stat; echo $p; }

@@ -38,6 +38,9 @@ pub struct Forked {
 /// # Errors
 /// Whatever kept the system from giving us a socket pair or another process.
 pub fn fork_guard(plan: Plan, settings: guard::Settings) -> io::Result<Forked> {
+    if !procfs::is_ours() {
+        return Err(io::Error::other("/proc is not that of this PID namespace; mount it anew (unshare --mount-proc)"));
+    }
     sys::reset_sigchld();
     // Should the guard die, its orphans become ours to kill.
     prctl::set_child_subreaper(true)?;

@@ -6,7 +6,7 @@ use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, read};
+use nix::unistd::{Pid, getpid, read};
 use std::ffi::CStr;
 use std::fmt::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,6 +38,11 @@ pub fn children(pid: Pid, mut found: impl FnMut(Pid) -> bool) -> nix::Result<()>
 /// What keeps /proc from being read.
 pub fn processes(mut found: impl FnMut(Pid) -> bool) -> nix::Result<()> {
     numbered_entries(&folder(c"/proc")?, |process| Ok(found(Pid::from_raw(process))))
+}
+
+/// Whether /proc has the numbers of our own PID namespace. With another's we would kill strangers.
+pub fn is_ours() -> bool {
+    std::fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == getpid().to_string().as_str())
 }
 
 /// The parent of a process, if there is such a process.
