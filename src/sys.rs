@@ -166,10 +166,10 @@ pub fn lock_memory() {
     unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT) };
 }
 
-/// Has `prepare` run in the new process right before it becomes the command. It may only make system
-/// calls: no allocation, no locks.
+/// Has `prepare` run in the new process right before it becomes the command. It may take no locks, which other
+/// threads may hold.
 pub fn before_exec(command: &mut Command, prepare: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
-    // SAFETY: the caller's closure makes system calls only, as said above.
+    // SAFETY: the caller's closure takes no locks, as said above.
     unsafe { command.pre_exec(prepare) };
 }
 

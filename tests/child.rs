@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{
@@ -54,6 +55,20 @@ fn arguments_and_standard_streams_are_passed_as_they_are() {
     let mut cat = command(&folder, &[], &["cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     cat.stdin.take().unwrap().write_all(b"through").unwrap();
     assert_eq!(cat.wait_with_output().unwrap().stdout, b"through");
+}
+
+#[test]
+fn what_is_no_program_is_not_given_to_a_shell() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in [("script", &b"echo a shell\n"[..]), ("foreign", b"\x7fELF\necho a shell\n"), ("empty", b"")]
+    {
+        let file = folder.path().join(name);
+        fs::write(&file, content).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        let finished = run(&[], &[file.to_str().unwrap()]);
+        assert_eq!((finished.code, finished.stdout.as_str()), (126, ""), "{name}: {finished:?}");
+        assert!(finished.stderr.contains("exec format error"), "{finished:?}");
+    }
 }
 
 #[test]

@@ -6,11 +6,10 @@ use crate::sys::{self, Scheduling};
 use nix::libc::{self, SIGKILL};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::unistd::{AccessFlags, Pid, access, getpid, getppid, setpgid};
-use std::ffi::{OsStr, OsString};
+use nix::unistd::{AccessFlags, Pid, access, execve, getpid, getppid, setpgid};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -90,13 +89,9 @@ pub fn spawn(plan: &Plan, foreground: bool, additions: &[String]) -> Result<(Pid
 
 fn start(plan: &Plan, foreground: bool, additions: &[String]) -> Result<Pid, i32> {
     let mut command = Command::new(&plan.program);
-    command.arg0(&plan.name).args(&plan.args);
-    for (name, _) in std::env::vars_os() {
-        if name.as_bytes().starts_with(OPTIONS) {
-            command.env_remove(name);
-        }
-    }
-    command.envs(additions.iter().filter_map(|addition| addition.split_once('=')));
+    let program = c_string(plan.program.as_os_str())?;
+    let args = [&plan.name].into_iter().chain(&plan.args).map(|arg| c_string(arg)).collect::<Result<Vec<_>, _>>()?;
+    let env = environment(additions)?;
     let (guard, mask, scheduling, pid_namespace) = (getpid(), plan.mask, plan.scheduling, plan.pid_namespace);
     sys::before_exec(&mut command, move || {
         scheduling.apply();
@@ -114,12 +109,31 @@ fn start(plan: &Plan, foreground: bool, additions: &[String]) -> Result<Pid, i32
             sys::kill(getpid(), SIGKILL)?;
         }
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
-        Ok(())
+        // Not left to the library, which has a shell try what is no program.
+        let Err(error) = execve(&program, &args, &env);
+        Err(error.into())
     });
     match command.spawn() {
         Ok(child) => Ok(Pid::from_raw(child.id() as i32)),
         Err(error) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
     }
+}
+
+/// What was inherited, without our own options, and with these additions in place of what has their names.
+fn environment(additions: &[String]) -> Result<Vec<CString>, i32> {
+    let added =
+        |name: &OsStr| additions.iter().any(|addition| addition.split_once('=').is_some_and(|(n, _)| n == name));
+    let inherited = std::env::vars_os().filter(|(name, _)| !name.as_bytes().starts_with(OPTIONS) && !added(name));
+    let inherited = inherited.map(|(mut variable, value)| {
+        variable.push("=");
+        variable.push(value);
+        variable
+    });
+    inherited.chain(additions.iter().map(OsString::from)).map(|variable| c_string(&variable)).collect()
+}
+
+fn c_string(text: &OsStr) -> Result<CString, i32> {
+    CString::new(text.as_bytes()).map_err(|_| libc::EINVAL)
 }
 
 #[cfg(test)]
