@@ -321,6 +321,17 @@ fn a_stop_or_a_loss_while_the_guard_sleeps_starts_no_child() {
 }
 
 #[test]
+fn a_guard_that_hears_of_the_start_and_of_the_end_at_once_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut killed, guard) = led_by_a_stopped_guard(&folder);
+    killed.signal(SIGKILL);
+    killed.wait();
+    signal(guard, Signal::SIGCONT);
+    wait_gone(&[guard], LONG);
+    assert!(killed.line("second").is_none());
+}
+
+#[test]
 fn a_child_that_the_terminal_stops_is_continued() {
     let (_folder, mut contender) = start(&[], "kill -TTIN $$; echo on; exit 8");
     assert_eq!(contender.wait(), 8, "{}", contender.said());

@@ -267,6 +267,9 @@ impl Guard {
         if drained {
             self.look_at_deadlines(now);
             self.start(now);
+            if self.closed && self.term.is_none() {
+                self.out.push_back(Output::Exit);
+            }
         }
     }
 
@@ -415,9 +418,6 @@ impl Guard {
 
     fn look_at_deadlines(&mut self, now: Instant) {
         let Some(term) = &mut self.term else {
-            if self.closed {
-                self.out.push_back(Output::Exit);
-            }
             return;
         };
         let passed = |deadline: Instant| deadline.leader_left(now).is_zero();
@@ -562,6 +562,15 @@ mod tests {
         assert_eq!(step(&mut guard, at(502), Input::Closed), [Output::Exit]);
         let mut idle = Guard::new(SETTINGS);
         assert_eq!(step(&mut idle, at(0), Input::Closed), [Output::Exit]);
+    }
+
+    #[test]
+    fn end_of_file_right_after_the_start_leaves_nothing_to_guard() {
+        let mut guard = Guard::new(SETTINGS);
+        guard.step(at(0), Input::Message(ToGuard::Start { term: 1, deadlines: deadlines(0), env: Vec::new() }));
+        let done = step(&mut guard, at(0), Input::Closed);
+        assert_eq!(done.last(), Some(&Output::Exit), "{done:?}");
+        assert!(!done.iter().any(|output| matches!(output, Output::Spawn(_))), "{done:?}");
     }
 
     #[test]
