@@ -11,10 +11,15 @@ mod harness;
 #[path = "../support/kubeconfig.rs"]
 mod kubeconfig;
 mod moments;
+#[path = "../support/nemesis.rs"]
+mod nemesis;
 mod network;
 mod object;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[allow(dead_code)]
+#[path = "../simulation/random.rs"]
+mod random;
 mod scene;
 #[path = "../support/server.rs"]
 mod server;
@@ -26,11 +31,15 @@ mod support;
 mod tls;
 
 use libtest_mimic::{Arguments, Trial};
+use nemesis::Ground;
+use server::Server;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// One fault. What it asserts, it asserts by panicking.
 pub struct Row {
@@ -71,7 +80,37 @@ fn main() -> ExitCode {
     let trials = rows().map(|row| trial(row, results.clone()));
     let conclusion = libtest_mimic::run(&arguments, trials.chain(harness::trials()).collect());
     print(&results.lock().unwrap_or_else(PoisonError::into_inner));
-    conclusion.exit_code()
+    // With nothing beside it that would make it late.
+    let alone = libtest_mimic::run(&arguments, vec![Trial::test("nemesis", nemesis)]);
+    if conclusion.has_failed() { conclusion.exit_code() } else { alone.exit_code() }
+}
+
+impl Ground for Server {
+    fn kubeconfig(&self, url: &str) -> PathBuf {
+        self.file(&self.config(url, server::TOKEN).to_string())
+    }
+
+    fn holder(&self) -> String {
+        self.holder(nemesis::LOCK)
+    }
+
+    fn label(&self, text: &str) {
+        self.change(nemesis::LOCK, |lease| lease["metadata"]["labels"] = serde_json::json!({"nemesis": text}));
+    }
+
+    fn stop(&self) -> bool {
+        self.stop();
+        true
+    }
+
+    fn listen(&self) {
+        self.listen();
+    }
+}
+
+fn nemesis() -> Result<(), libtest_mimic::Failed> {
+    println!("nemesis: {}", nemesis::run(&Server::start(), 4, Duration::from_secs(45)));
+    Ok(())
 }
 
 fn trial(row: &'static Row, results: Results) -> Trial {

@@ -131,9 +131,13 @@ impl Contender {
 
     /// Its guard, as long as it has no other child process.
     pub fn guard(&self) -> i32 {
-        let children = format!("/proc/{0}/task/{0}/children", self.pid());
-        let first = || std::fs::read_to_string(&children).ok()?.split_whitespace().next()?.parse().ok();
-        wait_for("a guard", LONG, first)
+        wait_for("a guard", LONG, || self.try_guard())
+    }
+
+    /// The same, if it has one.
+    pub fn try_guard(&self) -> Option<i32> {
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).ok()?;
+        children.split_whitespace().next()?.parse().ok()
     }
 
     pub fn lines(&self) -> Vec<Line> {
@@ -161,15 +165,9 @@ impl Contender {
 
     /// Waits for its end and returns its exit code; of a signal, its negative number.
     pub fn wait(&mut self) -> i32 {
-        if let Some(code) = self.ended {
-            return code;
-        }
         let end = Instant::now() + LONG;
         loop {
-            if let Some(status) = self.process.try_wait().unwrap() {
-                use std::os::unix::process::ExitStatusExt;
-                let code = status.code().unwrap_or_else(|| -status.signal().unwrap());
-                self.ended = Some(code);
+            if let Some(code) = self.ended() {
                 return code;
             }
             assert!(Instant::now() < end, "it does not end:\n{}", self.said());
@@ -177,8 +175,18 @@ impl Contender {
         }
     }
 
+    /// The same, if it has ended.
+    pub fn ended(&mut self) -> Option<i32> {
+        use std::os::unix::process::ExitStatusExt;
+        if self.ended.is_none() {
+            let status = self.process.try_wait().unwrap();
+            self.ended = status.map(|status| status.code().unwrap_or_else(|| -status.signal().unwrap()));
+        }
+        self.ended
+    }
+
     pub fn is_running(&mut self) -> bool {
-        self.ended.is_none() && self.process.try_wait().unwrap().is_none()
+        self.ended().is_none()
     }
 }
 
