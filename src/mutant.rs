@@ -22,7 +22,7 @@ pub enum Mutant {
     OurNameIsOurs,
     /// A success that comes after S+R keeps leadership.
     LateSuccess,
-    /// Writes do not name the version that they are meant for.
+    /// A write on a version that is no longer the latest is made again on the latest.
     UnconditionalPut,
     /// A lock that was held and is deleted is created at once.
     EarlyCreate,

@@ -69,6 +69,13 @@ impl LeaseLock {
         self.send(verb, request).await.map(|object| Reply::Written(version(object)))
     }
 
+    /// Writes the record on exactly this version.
+    async fn put(&self, record: &Record, version: &Version) -> Result<Reply, Failure> {
+        let mut lease = (*version.object).clone();
+        set_record(&mut lease, record);
+        self.write(Verb::Update, with_body(Request::put(self.object()), &lease)).await
+    }
+
     async fn read(&self) -> Result<Reply, Failure> {
         let (status, answer) = self.client.send(get(self.object())).await?;
         match status {
@@ -128,13 +135,17 @@ impl Lock for LeaseLock {
     }
 
     fn update(&self, record: Record, version: Version) -> Answer<'_> {
-        let mut lease = (*version.object).clone();
-        set_record(&mut lease, &record);
-        if Mutant::UnconditionalPut.is_on() {
-            lease["metadata"]["resourceVersion"].take();
-        }
-        let request = with_body(Request::put(self.object()), &lease);
-        Box::pin(self.write(Verb::Update, request))
+        Box::pin(async move {
+            let answer = self.put(&record, &version).await;
+            // The API server takes no write of a Lease without a version: one that ignores it is made again.
+            if Mutant::UnconditionalPut.is_on()
+                && matches!(answer, Err(Failure::Conflict))
+                && let Reply::Found(Some(newer)) = self.read().await?
+            {
+                return self.put(&record, &newer.version).await;
+            }
+            answer
+        })
     }
 
     fn watch(&self, from: Option<Version>) -> Changes<'_> {

@@ -11,6 +11,7 @@ mod harness;
 #[path = "../support/kubeconfig.rs"]
 mod kubeconfig;
 mod moments;
+mod mutants;
 #[path = "../support/nemesis.rs"]
 mod nemesis;
 mod network;
@@ -78,7 +79,7 @@ fn main() -> ExitCode {
     }
     let results = Results::default();
     let trials = rows().map(|row| trial(row, results.clone()));
-    let conclusion = libtest_mimic::run(&arguments, trials.chain(harness::trials()).collect());
+    let conclusion = libtest_mimic::run(&arguments, trials.chain(harness::trials()).chain(mutants::trials()).collect());
     print(&results.lock().unwrap_or_else(PoisonError::into_inner));
     // With nothing beside it that would make it late.
     let alone = libtest_mimic::run(&arguments, vec![Trial::test("nemesis", nemesis)]);
