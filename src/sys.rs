@@ -3,7 +3,8 @@
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, Pid};
 use std::io;
 use std::ops::Deref;
@@ -115,7 +116,12 @@ pub struct Scheduling {
     /// Of real-time policies.
     priority: i32,
     nice: i32,
+    /// How long it may run at a real-time policy without a pause: in microseconds, the soft and the hard limit.
+    real_time: (libc::rlim_t, libc::rlim_t),
 }
+
+/// A guard that runs for longer than this without a pause has gone wrong, and must not take the machine along.
+const LONGEST_RUN: libc::rlim_t = 500_000;
 
 impl Scheduling {
     /// That of this process.
@@ -128,6 +134,7 @@ impl Scheduling {
                 policy: libc::sched_getscheduler(0),
                 priority: param.sched_priority,
                 nice: libc::getpriority(libc::PRIO_PROCESS, 0),
+                real_time: getrlimit(Resource::RLIMIT_RTTIME).unwrap_or((libc::RLIM_INFINITY, libc::RLIM_INFINITY)),
             }
         }
     }
@@ -137,21 +144,39 @@ impl Scheduling {
     pub fn apply(self) {
         // SAFETY: the call is about this process, and only takes numbers.
         unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) };
+        let _ = setrlimit(Resource::RLIMIT_RTTIME, self.real_time.0, self.real_time.1);
         if set_policy(self.policy, self.priority).is_err() {
             let _ = set_policy(libc::SCHED_OTHER, 0);
         }
     }
 
     /// Before all ordinary processes, as far as our rights allow: a deadline waits for nobody. Forked
-    /// processes inherit it.
+    /// processes inherit it. What runs for too long without a pause becomes an ordinary process again.
     pub fn raise() {
-        let policy = Scheduling::current().policy & !libc::SCHED_RESET_ON_FORK;
-        let is_ordinary = [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE].contains(&policy);
-        if is_ordinary && set_policy(libc::SCHED_FIFO, 1).is_err() {
+        let before = Scheduling::current();
+        let policy = before.policy & !libc::SCHED_RESET_ON_FORK;
+        if ![libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE].contains(&policy) {
+            return;
+        }
+        if step_down_when_spinning(before.real_time).is_err() || set_policy(libc::SCHED_FIFO, 1).is_err() {
             // SAFETY: as in `apply`.
             unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
         }
     }
+}
+
+/// Has the kernel send SIGXCPU to a process that runs for too long at a real-time policy, and that give it up.
+/// It is no longer blocked then.
+fn step_down_when_spinning((soft, hard): (libc::rlim_t, libc::rlim_t)) -> nix::Result<()> {
+    extern "C" fn step_down(_: libc::c_int) {
+        let _ = set_policy(libc::SCHED_OTHER, 0);
+    }
+    let action = SigAction::new(SigHandler::Handler(step_down), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler makes one system call. It may change errno between another call and its reading by
+    // a process that has gone wrong already.
+    unsafe { sigaction(Signal::SIGXCPU, &action) }?;
+    SigSet::from(Signal::SIGXCPU).thread_unblock()?;
+    setrlimit(Resource::RLIMIT_RTTIME, soft.min(LONGEST_RUN), hard)
 }
 
 fn set_policy(policy: i32, priority: i32) -> nix::Result<()> {
@@ -199,6 +224,28 @@ pub fn watch<T: AsFd + Into<OwnedFd>>(fd: T) -> io::Result<AsyncFd<Watched<T>>> 
     // SAFETY: what can be turned into an owned descriptor owns it, and gives out no other while it lives;
     // `Watched` hands out shared references only, so it is not replaced.
     Ok(unsafe { AsyncFd::register(Watched(fd)) }?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::child::tree::in_own_process;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn what_spins_does_not_take_the_machine_along() {
+        if !in_own_process("sys::tests::what_spins_does_not_take_the_machine_along") {
+            return;
+        }
+        Scheduling::raise();
+        if Scheduling::current().policy != libc::SCHED_FIFO {
+            return eprintln!("not run: it needs the right to real-time scheduling");
+        }
+        let begin = Instant::now();
+        while Scheduling::current().policy == libc::SCHED_FIFO {
+            assert!(begin.elapsed() < Duration::from_secs(30));
+        }
+    }
 }
 
 /// Counts what each thread allocates, so that tests can prove that something does not.

@@ -66,8 +66,9 @@ fn a_second_one_waits_and_starts_within_100_ms_of_the_release() {
     let lock = Lock::new();
     let mut samples = Vec::new();
     for _ in 0..20 {
-        let first = lock.contender(&[], "read -t 60 < <(sleep 60) & trap 'echo bye; exit 0' TERM; wait");
-        first.wait_line("start");
+        let first =
+            lock.contender(&[], "read -t 60 < <(sleep 60) & trap 'echo bye; exit 0' TERM; echo listening; wait");
+        first.wait_line("listening");
         let mut second = lock.contender(&[], "exit 3");
         second.wait_line("waiting");
         assert!(second.line("start").is_none());
@@ -154,8 +155,9 @@ fn a_stopped_leader_run_loses_its_child_in_time() {
 #[test]
 fn a_lock_taken_by_somebody_else_is_a_loss_and_is_not_touched_again() {
     let lock = Lock::new();
-    let mut leader = lock.contender(&[], "trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done");
-    leader.wait_line("start");
+    let mut leader =
+        lock.contender(&[], "trap 'echo asked; exit 0' TERM; echo listening; while :; do sleep 0.05; done");
+    leader.wait_line("listening");
     let foreign = lock.text().replace(&identity(&lock), "somebody-else");
     let foreign = replace(&lock, &foreign);
     let written = Instant::now();
@@ -168,9 +170,9 @@ fn a_lock_taken_by_somebody_else_is_a_loss_and_is_not_touched_again() {
 #[test]
 fn a_loss_during_a_requested_stop_ends_with_75() {
     let lock = Lock::new();
-    let script = "trap 'echo asked; sleep 1; exit 0' TERM; while :; do sleep 0.05; done";
+    let script = "trap 'echo asked; sleep 1; exit 0' TERM; echo listening; while :; do sleep 0.05; done";
     let mut leader = lock.contender(&["--lost-exit-code", "42"], script);
-    leader.wait_line("start");
+    leader.wait_line("listening");
     leader.signal(SIGTERM);
     leader.wait_line("asked");
     let foreign = lock.text().replace(&identity(&lock), "somebody-else");
@@ -182,17 +184,17 @@ fn a_loss_during_a_requested_stop_ends_with_75() {
 #[test]
 fn after_a_loss_it_contends_again_where_asked_to() {
     let lock = Lock::new();
-    let script = "trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done";
+    let script = "trap 'echo asked; exit 0' TERM; echo listening; while :; do sleep 0.05; done";
     let mut leader = lock.contender(&["--on-lost", "rejoin", "--lease-duration", "3s"], script);
     for term in 1..=3 {
-        wait_for("the child of the term", LONG, || (leader.count("start ") == term).then_some(()));
+        wait_for("the child of the term", LONG, || (leader.count("listening") == term).then_some(()));
         replace(&lock, &lock.text().replace(&identity(&lock), "somebody-else"));
         let written = Instant::now();
         wait_for("the loss", LONG, || (leader.count("asked") == term).then_some(()));
         wait_for("contending again", LONG, || (leader.count("is held by somebody-else") >= 1).then_some(()));
         assert!(written.elapsed() < Duration::from_secs(3), "the thief's lease is waited for");
     }
-    wait_for("another term", LONG, || (leader.count("start ") == 4).then_some(()));
+    wait_for("another term", LONG, || (leader.count("listening") == 4).then_some(()));
     assert_eq!(leader.count("OVERLAP"), 0);
     leader.signal(SIGTERM);
     assert_eq!(leader.wait(), 0, "{}", leader.said());
@@ -206,9 +208,9 @@ fn after_a_loss_it_contends_again_where_asked_to() {
 #[test]
 fn a_loss_during_a_requested_stop_is_no_reason_to_contend_again() {
     let lock = Lock::new();
-    let script = "trap 'echo asked; sleep 1; exit 0' TERM; while :; do sleep 0.05; done";
+    let script = "trap 'echo asked; sleep 1; exit 0' TERM; echo listening; while :; do sleep 0.05; done";
     let mut leader = lock.contender(&["--on-lost", "rejoin"], script);
-    leader.wait_line("start");
+    leader.wait_line("listening");
     leader.signal(SIGTERM);
     leader.wait_line("asked");
     replace(&lock, &lock.text().replace(&identity(&lock), "somebody-else"));
@@ -218,19 +220,19 @@ fn a_loss_during_a_requested_stop_is_no_reason_to_contend_again() {
 #[test]
 fn a_leader_that_steps_down_hands_over_and_contends_again() {
     let lock = Lock::new();
-    let script = "trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done";
+    let script = "trap 'echo asked; exit 0' TERM; echo listening; while :; do sleep 0.05; done";
     let options = ["--step-down-signal", "USR1"];
     let mut first = lock.contender(&options, script);
-    first.wait_line("start");
+    first.wait_line("listening");
     let mut second = lock.contender(&options, script);
     second.wait_line("is held by");
     // A standby has nothing to step down from.
     second.signal(SIGUSR1);
     first.signal(SIGUSR1);
-    second.wait_line("start");
+    second.wait_line("listening");
     first.wait_line("is held by");
     second.signal(SIGUSR1);
-    wait_for("its second term", LONG, || (first.count("start ") == 2).then_some(()));
+    wait_for("its second term", LONG, || (first.count("listening") == 2).then_some(()));
     second.signal(SIGTERM);
     assert_eq!(second.wait(), 143, "{}", second.said());
     first.signal(SIGTERM);
@@ -242,12 +244,12 @@ fn a_leader_that_steps_down_hands_over_and_contends_again() {
 fn alone_it_leads_again_a_retry_period_after_stepping_down() {
     let lock = Lock::new();
     // It takes its time, and SIGTERM meanwhile ends the run after all.
-    let script = "trap 'echo asked; sleep 0.5; exit 4' TERM; while :; do sleep 0.05; done";
+    let script = "trap 'echo asked; sleep 0.5; exit 4' TERM; echo listening; while :; do sleep 0.05; done";
     let mut leader = lock.contender(&["--step-down-signal", "HUP", "--retry-period", "1s"], script);
-    leader.wait_line("start");
+    leader.wait_line("listening");
     leader.signal(SIGHUP);
     let again = leader.wait_line("again").at;
-    wait_for("its second term", LONG, || (leader.count("start ") == 2).then_some(()));
+    wait_for("its second term", LONG, || (leader.count("listening") == 2).then_some(()));
     assert!(again.elapsed() >= Duration::from_millis(990));
     leader.signal(SIGHUP);
     wait_for("stopping", LONG, || (leader.count("asked") == 2).then_some(()));
@@ -258,8 +260,8 @@ fn alone_it_leads_again_a_retry_period_after_stepping_down() {
 #[test]
 fn a_lock_that_is_deleted_or_cleared_is_written_again_and_the_child_is_not_touched() {
     let lock = Lock::new();
-    let leader = lock.contender(&[], "trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done");
-    leader.wait_line("start");
+    let leader = lock.contender(&[], "trap 'echo asked; exit 0' TERM; echo listening; while :; do sleep 0.05; done");
+    leader.wait_line("listening");
     let standbys = [lock.contender(&[], "exit 3"), lock.contender(&[], "exit 3")];
     standbys.iter().for_each(|standby| drop(standby.wait_line("waiting")));
     let mine = identity(&lock);
