@@ -107,6 +107,8 @@ impl Shell {
         self.step(if open { Input::Tick } else { Input::Closed });
         if self.core.is_killing() {
             self.kill_round();
+            // A deadline that has passed would wake us for ever, and nobody else would get the processor.
+            self.timer.unset()?;
             let pause = self.pause.after(some_ended);
             return Ok((open, PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO)));
         }
@@ -261,6 +263,10 @@ mod tests {
     use std::fs;
     use std::thread::sleep;
 
+    fn has_gone_off(timer: &OwnedFd) -> bool {
+        poll(&mut [PollFd::new(timer.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1)
+    }
+
     #[test]
     fn a_guard_that_serves_allocates_only_to_start_the_child() {
         if !in_own_process("child::shell::tests::a_guard_that_serves_allocates_only_to_start_the_child") {
@@ -300,6 +306,7 @@ mod tests {
         while !fs::read(format!("/proc/{pid}/cmdline")).unwrap().starts_with(b"sleep") {
             sleep(Duration::from_millis(1));
         }
+        let timer = shell.timer.as_fd().try_clone_to_owned().unwrap();
         let mut turn = || {
             shell.turn().unwrap();
         };
@@ -312,9 +319,11 @@ mod tests {
         assert!(matches!([hear(), hear()], [Some(FromGuard::Acknowledged(..)), None]));
 
         sleep(Duration::from_millis(100));
+        assert!(has_gone_off(&timer));
         let (mut gone, mut killing) = (false, false);
         while !gone {
             assert_eq!(allocations::during(&mut turn), 0);
+            assert!(!has_gone_off(&timer), "it would not wait between two rounds");
             while let Some(message) = hear() {
                 killing |= message == FromGuard::Killing(1);
                 gone |= message == FromGuard::Gone(1);
