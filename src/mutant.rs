@@ -34,6 +34,9 @@ pub enum Mutant {
     LatchKept,
     /// A signal or `--wait` ends an acquiring write without waiting for its answer.
     AbandonedWrite,
+    /// No rule is broken, but the elector panics when the lock has been renewed for the first time. Not for
+    /// simulations.
+    Panics,
 }
 
 impl Mutant {
@@ -82,6 +85,7 @@ mod chosen {
 
     fn from_environment() -> Option<Mutant> {
         let name = std::env::var("LEADER_RUN_MUTANT").ok()?;
-        Mutant::ALL.iter().find(|(known, _)| *known == name).map(|(_, mutant)| *mutant)
+        let mut known = Mutant::ALL.into_iter().chain([("panics", Mutant::Panics)]);
+        known.find(|(known, _)| *known == name).map(|(_, mutant)| mutant)
     }
 }

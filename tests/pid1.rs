@@ -9,23 +9,8 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{Contender, DAEMON, LONG, alone, children, is_alive, leader_run, tree, wait_for, wait_gone};
+use support::{Contender, DAEMON, LONG, alone, as_pid_1, children, is_alive, leader_run, tree, wait_for, wait_gone};
 use tempfile::TempDir;
-
-/// The command that makes its argument PID 1, where this machine lets us.
-fn unshare() -> Option<Command> {
-    let ways = [&["--pid"][..], &["--map-root-user", "--pid"]];
-    let unshare = |way: &[&str]| {
-        let mut command = Command::new("unshare");
-        command.args(way).args(["--fork", "--mount-proc", "--kill-child"]);
-        command
-    };
-    let way = ways.into_iter().find(|way| unshare(way).arg("true").output().is_ok_and(|done| done.status.success()));
-    if way.is_none() {
-        eprintln!("not run: neither root, nor may others make user namespaces here");
-    }
-    way.map(unshare)
-}
 
 /// A leader-run that is PID 1, with a lock of its own.
 struct Container {
@@ -58,7 +43,7 @@ impl Container {
 }
 
 fn in_container(folder: &TempDir, options: &[&str], child: &[&str]) -> Option<Command> {
-    let mut command = unshare()?;
+    let mut command = as_pid_1()?;
     let inner = leader_run();
     command.arg(inner.get_program()).args(inner.get_args());
     command.args(["--lock", "file", "--name", "demo", "--lock-dir"]).arg(folder.path());
@@ -226,7 +211,7 @@ fn a_signal_to_everybody_at_once_keeps_the_order() {
 #[test]
 fn sigchld_inherited_as_ignored_loses_no_exit_code() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(mut command) = unshare() else { return };
+    let Some(mut command) = as_pid_1() else { return };
     // A shell may set a disposition back; perl hands on what it is told.
     command.args(["perl", "-e", "$SIG{CHLD} = 'IGNORE'; exec @ARGV", env!("CARGO_BIN_EXE_leader-run")]);
     command.args(["--lock", "file", "--name", "demo", "--lock-dir"]).arg(folder.path());
@@ -243,7 +228,7 @@ fn the_exit_code_of_a_credential_plugin_is_seen() {
         "users":[{"name":"u","user":{"exec":{"apiVersion":"client.authentication.k8s.io/v1","command":"sh",
             "args":["-c","exit 33"],"interactiveMode":"Never"}}}]}"#;
     fs::write(&kubeconfig, plugin).unwrap();
-    let Some(mut command) = unshare() else { return };
+    let Some(mut command) = as_pid_1() else { return };
     let inner = leader_run();
     command.arg(inner.get_program()).args(inner.get_args()).args(["--name", "demo", "--kubeconfig"]);
     let mut contender = Contender::start(command.arg(kubeconfig).args(["--", "true"]));

@@ -15,7 +15,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
-use support::{LONG, is_alive, leader_run, steal, wait_for};
+use support::{LONG, is_alive, leader_run, peak_memory, steal, wait_for};
 use tempfile::TempDir;
 
 /// One lock with one contender, whose streams are what the test makes of them.
@@ -89,13 +89,6 @@ fn no_streams() -> [Stdio; 3] {
     array::from_fn(|_| Stdio::null())
 }
 
-/// The most memory that a process has had, in KiB.
-fn peak(pid: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// 10 GiB to a standard output that takes them without a copy, and 1 GiB to one that is read through a pipe:
 /// each the fastest way to have so much pass by.
 #[test]
@@ -112,7 +105,7 @@ fn output_of_any_size_costs_no_memory() {
         let [_, guard] = run.said("pids");
         run.wait_renewal();
         let processes = [run.process.id() as i32, guard];
-        let before = processes.map(peak);
+        let before = processes.map(peak_memory);
         let mut go = run.process.stdin.take().unwrap();
         go.write_all(b"\n").unwrap();
         let start = Instant::now();
@@ -125,7 +118,7 @@ fn output_of_any_size_costs_no_memory() {
         }
         run.said::<1>("done");
         eprintln!("{mib} MiB in {:?}", start.elapsed());
-        let after = processes.map(peak);
+        let after = processes.map(peak_memory);
         for (before, after) in before.into_iter().zip(after) {
             assert!(after <= before + 2_048, "{before} KiB became {after} KiB");
         }

@@ -122,6 +122,7 @@ impl Elector {
         };
         match answer {
             Ok(Reply::Written(version)) => {
+                assert!(!(Mutant::Panics.is_on() && term.led), "a mistake that was asked for");
                 term.since = if Mutant::CountedFromResponse.is_on() { now.at } else { pending.at };
                 term.version = version;
                 term.need = Need::Renew;

@@ -2,7 +2,7 @@
 
 use crate::scene::{P, R, Scene, at_once, child, loses, seconds, undisturbed};
 use crate::server::{NAMESPACE, TOKEN};
-use crate::support::{Contender, LONG, POLITE, SHORT, STUBBORN, wait_for};
+use crate::support::{Contender, LONG, POLITE, SHORT, STUBBORN, started_by, wait_for};
 use crate::tls::Tls;
 use crate::{Row, Seen};
 use nix::libc::SIGTERM;
@@ -105,16 +105,8 @@ fn mounted(mounts: &[(&Path, &str)], command: &Command) -> Command {
     let binds: String = mounts.iter().map(|(from, to)| format!("mount --bind {} {to} && ", from.display())).collect();
     // Below /var/run nothing else is needed.
     let script = format!("mount -t tmpfs none /var/run && mkdir -p {POD_FOLDER} && {binds} exec \"$@\"");
-    let mut inside = Command::new("unshare");
-    inside.args(if Uid::effective().is_root() { &["-m"][..] } else { &["-rm"] });
-    inside.args(["sh", "-c", &script, "sh"]).arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => inside.env(name, value),
-            None => inside.env_remove(name),
-        };
-    }
-    inside
+    let way = if Uid::effective().is_root() { "-m" } else { "-rm" };
+    started_by(&["unshare", way, "sh", "-c", &script, "sh"], command)
 }
 
 const POD_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";

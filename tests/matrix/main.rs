@@ -1,6 +1,7 @@
 //! The fault matrix: every fault that leader-run is known to meet, brought about on the real binary, and what
 //! was seen, as one table. A row is one entry in a table of rows and one function.
 
+mod cgroup;
 mod clocks;
 #[path = "../support/conformance.rs"]
 mod conformance;
@@ -16,6 +17,7 @@ mod mutants;
 mod nemesis;
 mod network;
 mod object;
+mod process;
 #[path = "../support/proxy.rs"]
 mod proxy;
 #[allow(dead_code)]
@@ -64,7 +66,7 @@ pub enum Seen {
     NotInjected(String),
 }
 
-const ROWS: [&[Row]; 5] = [network::ROWS, object::ROWS, credentials::ROWS, clocks::ROWS, moments::ROWS];
+const ROWS: [&[Row]; 6] = [process::ROWS, network::ROWS, object::ROWS, credentials::ROWS, clocks::ROWS, moments::ROWS];
 
 /// What each row that ran came to, and whether that is what it should have.
 type Results = Arc<Mutex<BTreeMap<u32, (String, &'static str)>>>;

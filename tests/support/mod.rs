@@ -45,6 +45,34 @@ pub fn leader_run() -> Command {
     command
 }
 
+/// The same command, started by this program with these first arguments.
+pub fn started_by(program: &[&str], command: &Command) -> Command {
+    let mut outer = Command::new(program[0]);
+    outer.args(&program[1..]).arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
+}
+
+/// The command that makes its argument PID 1 of a namespace of its own, where this machine lets us.
+pub fn as_pid_1() -> Option<Command> {
+    let ways = [&["--pid"][..], &["--map-root-user", "--pid"]];
+    let unshare = |way: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(way).args(["--fork", "--mount-proc", "--kill-child"]);
+        command
+    };
+    let way = ways.into_iter().find(|way| unshare(way).arg("true").output().is_ok_and(|done| done.status.success()));
+    if way.is_none() {
+        eprintln!("not run: neither root, nor may others make user namespaces here");
+    }
+    way.map(unshare)
+}
+
 /// Runs the binary with these arguments to its end.
 pub fn output<S: AsRef<OsStr>>(args: &[S]) -> Finished {
     leader_run().args(args).output().unwrap().into()
@@ -216,19 +244,30 @@ pub fn send_signal(pid: i32, signal: i32) {
 /// Kills leader-run and its guard as the end of their container does: neither can act on the other's death.
 pub fn kill_both(contender: &mut Contender) -> Instant {
     let guard = contender.guard();
-    for signal in [SIGSTOP, SIGKILL] {
-        contender.signal(signal);
-        send_signal(guard, signal);
-    }
-    let killed = Instant::now();
+    let killed = kill_at_once([contender.pid(), guard]);
     contender.wait();
     killed
+}
+
+/// Kills two processes so that neither can act on the other's death.
+pub fn kill_at_once(processes: [i32; 2]) -> Instant {
+    for signal in [SIGSTOP, SIGKILL] {
+        processes.iter().for_each(|process| send_signal(*process, signal));
+    }
+    Instant::now()
 }
 
 /// The children of a process with one thread.
 pub fn children(pid: i32) -> Vec<i32> {
     let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     list.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// The most memory that a process has had, in KiB.
+pub fn peak_memory(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// All descendants of this process.
