@@ -11,6 +11,7 @@ pub mod config;
 pub mod contender;
 pub mod elector;
 pub mod exit;
+pub mod jobs;
 pub mod lock;
 pub mod mutant;
 pub mod record;

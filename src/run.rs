@@ -1,9 +1,9 @@
 //! The one loop that joins a contender to the world: answers, changes, signals and ticks in, actions out.
 
 use crate::alarm::Alarm;
-use crate::child::Guard;
 use crate::child::signal::{Blocked, Signals};
 use crate::child::tree::Walker;
+use crate::child::{self, Guard, KILL_ROUND};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::contender::{Action, Contender, Event, Said, Settings};
@@ -17,9 +17,6 @@ use nix::libc::{SIGINT, SIGTERM};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error};
-
-/// Between two rounds of killing what a dead guard has left.
-const KILL_ROUND: Duration = Duration::from_millis(1);
 
 /// Opens the lock, contends for it, runs the child while leading, and returns the exit code.
 ///
@@ -61,8 +58,9 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
     loop {
         for action in contender.step(Now::read(), event) {
             if let Some(code) = run.act(action) {
-                if run.guard_lives {
-                    run.guard.dismiss();
+                match run.guard_lives {
+                    true => run.guard.dismiss(),
+                    false => child::sweep(),
                 }
                 return Ok(code);
             }

@@ -11,6 +11,7 @@ pub mod terminal;
 pub mod tree;
 pub mod wire;
 
+use crate::jobs;
 use crate::sys::{self, Watched};
 use guard::{FromGuard, ToGuard};
 use nix::errno::Errno;
@@ -21,9 +22,16 @@ use nix::unistd::{ForkResult, Pid, getpgrp, getpid};
 use spawn::Plan;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 use terminal::Place;
 use tokio::io::unix::AsyncFd;
 use tree::Walker;
+
+/// Between two rounds of killing what is left.
+pub const KILL_ROUND: Duration = Duration::from_millis(1);
+/// So long is a program waited for at the end that cannot be killed, for it has got rights that we have not.
+const SWEEP: Duration = Duration::from_secs(2);
 
 /// The guard process, before there is a runtime to talk to it.
 #[derive(Debug)]
@@ -107,10 +115,24 @@ impl Guard {
         }
     }
 
-    /// Ends a guard that has nothing to guard any more, and what else runs for us, such as a program that
-    /// should have brought credentials and hangs: nobody would end it after us.
+    /// Ends a guard that has nothing to guard any more, with what else runs for us.
     pub fn dismiss(self) {
         self.kill();
-        Walker::new().kill_until_alone();
+        sweep();
+    }
+}
+
+/// Ends what runs for us when there is no tree any more, such as a program that should have brought credentials
+/// and hangs: nobody would end it after us.
+pub fn sweep() {
+    let mut walker = Walker::new();
+    let begun = Instant::now();
+    loop {
+        // Asked first: what was at work until a moment ago may have started a process.
+        let at_work = jobs::are_at_work();
+        if walker.kill_round() && !at_work || begun.elapsed() > SWEEP {
+            return;
+        }
+        sleep(KILL_ROUND);
     }
 }

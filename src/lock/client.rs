@@ -3,13 +3,17 @@
 //! Differs from kube's default stack: no hidden retries, no Nagle delay, answers capped in size; and its
 //! configuration comes from where it is said to come from, in that order, without debug overrides.
 
+use crate::jobs;
 use crate::store::{Failure, Verb};
 use crate::text::shown;
 use anyhow::{Result, anyhow, bail, ensure};
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
 use http_body_util::{BodyExt, Limited};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use kube::client::middleware::AuthLayer;
 use kube::client::{AuthError, Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use serde_json::Value;
@@ -18,7 +22,11 @@ use std::iter::successors;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use tower::{BoxError, ServiceBuilder};
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, Layer, ServiceBuilder, ServiceExt, service_fn};
 
 /// No object with an election record is larger.
 pub const MAX_BODY: usize = 1024 * 1024;
@@ -33,9 +41,9 @@ pub struct Source {
 }
 
 /// A cluster's API, as one lock needs it.
-#[derive(Clone)]
 pub struct Client {
     client: kube::Client,
+    program: Option<Program>,
     server: String,
 }
 
@@ -58,19 +66,24 @@ impl Client {
         http.set_keepalive(Some(Duration::from_secs(30)));
         let problem = |e: kube::Error| anyhow!("cannot use the credentials for {server}: {}", root(&e));
         let https = config.rustls_https_connector_with_connector(http).map_err(problem)?;
+        let auth = config.auth_layer().map_err(problem)?;
+        let (auth, program) = match config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some() {
+            true => (None, auth.map(Program::new)),
+            false => (auth, None),
+        };
         let service = ServiceBuilder::new()
             .layer(config.base_uri_layer())
-            .option_layer(config.auth_layer().map_err(problem)?)
+            .option_layer(auth)
             .layer(config.extra_headers_layer().map_err(problem)?)
             .map_err(BoxError::from)
             .service(legacy::Client::builder(TokioExecutor::new()).build(https));
         let client = kube::Client::new(service, config.default_namespace);
-        Ok((Client { client, server }, namespace))
+        Ok((Client { client, program, server }, namespace))
     }
 
     /// Sends one request and reads the whole answer: its status and JSON.
     pub async fn send(&self, request: http::Request<Vec<u8>>) -> Result<(u16, Value), Failure> {
-        let response = self.client.send(request.map(Body::from)).await.map_err(|e| self.transport(&e))?;
+        let response = self.stream(request).await?;
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
         let body = body.map_err(|e| Failure::Unclear(format!("{}: {}", self.server, root(&*e))))?.to_bytes();
@@ -80,11 +93,15 @@ impl Client {
     }
 
     /// Sends a request whose answer is a stream, and returns its status and body.
-    pub async fn stream(&self, request: http::Request<Vec<u8>>) -> Result<http::Response<Body>, Failure> {
+    pub async fn stream(&self, mut request: http::Request<Vec<u8>>) -> Result<http::Response<Body>, Failure> {
+        if let Some(program) = &self.program {
+            let header = program.credentials().await.map_err(|e| self.transport(&*e))?;
+            request.headers_mut().insert(AUTHORIZATION, header);
+        }
         self.client.send(request.map(Body::from)).await.map_err(|e| self.transport(&e))
     }
 
-    fn transport(&self, error: &kube::Error) -> Failure {
+    fn transport(&self, error: &(dyn Error + 'static)) -> Failure {
         let cause = root(error);
         if auth_error(error).is_some() {
             return Failure::Unclear(format!("cannot use the credentials for {}: {cause}", self.server));
@@ -96,6 +113,36 @@ impl Client {
             ));
         }
         Failure::Unclear(format!("cannot reach {}: {cause}", self.server))
+    }
+}
+
+/// A program that brings the credentials, which may be slow, or hang. There is one of it at a time, and if the
+/// request that needed it is given up meanwhile, what it brings is for the next one.
+struct Program {
+    source: BoxCloneSyncService<http::Request<Body>, http::Response<HeaderValue>, BoxError>,
+    asked: Mutex<Option<JoinHandle<Result<HeaderValue, BoxError>>>>,
+}
+
+impl Program {
+    fn new(layer: AuthLayer) -> Program {
+        // What kube's layer would have sent on.
+        let echo = service_fn(async |mut request: http::Request<Body>| {
+            let header = request.headers_mut().remove(AUTHORIZATION).ok_or("kube added no credentials")?;
+            Ok::<_, BoxError>(http::Response::new(header))
+        });
+        Program { source: BoxCloneSyncService::new(layer.layer(echo)), asked: Mutex::default() }
+    }
+
+    async fn credentials(&self) -> Result<HeaderValue, BoxError> {
+        let mut asked = self.asked.lock().await;
+        let answer = asked.get_or_insert_with(|| {
+            let source = self.source.clone();
+            let ask = source.oneshot(http::Request::new(Body::empty()));
+            jobs::start(move || Handle::current().block_on(ask).map(http::Response::into_body))
+        });
+        let answer = answer.await;
+        *asked = None;
+        answer?
     }
 }
 

@@ -10,6 +10,7 @@ mod lease;
 pub use file::FileLock;
 pub use lease::LeaseLock;
 
+use crate::jobs;
 use crate::record::Record;
 use crate::store::{Change, Failure, Reply, Request, Version};
 use anyhow::{Context, Result, anyhow};
@@ -19,7 +20,6 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::pin::Pin;
 use tokio::runtime::Handle;
-use tokio::task::spawn_blocking;
 use tracing::warn;
 
 /// The lock types, by the names they go by: ours first, client-go's plural after it.
@@ -99,7 +99,7 @@ pub async fn open(options: &Options) -> Result<(Box<dyn Lock>, String)> {
             // Credentials may come from a program that hangs: in a thread of its own it holds up nobody.
             let source = options.source.clone();
             let build = move || Handle::current().block_on(Client::new(&source));
-            let (client, found) = spawn_blocking(build).await??;
+            let (client, found) = jobs::start(build).await??;
             let namespace = options.namespace.clone().or(found);
             let namespace = namespace.context("no namespace: the kubeconfig's context names none; give --namespace")?;
             valid_name(&namespace, 63, false).map_err(|why| anyhow!("namespace {namespace:?} {why}"))?;

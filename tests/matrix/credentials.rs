@@ -5,11 +5,14 @@ use crate::server::{NAMESPACE, TOKEN};
 use crate::support::{Contender, LONG, POLITE, SHORT, STUBBORN, started_by, wait_for};
 use crate::tls::Tls;
 use crate::{Row, Seen};
-use nix::libc::SIGTERM;
-use nix::unistd::Uid;
+use nix::libc::{O_NONBLOCK, SIGTERM};
+use nix::sys::stat::Mode;
+use nix::unistd::{Uid, mkfifo};
 use serde_json::{Value, json};
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
 use std::net::UdpSocket;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -37,6 +40,15 @@ pub const ROWS: &[Row] = &[
         injected: "a new token in the file, the old one refused once the new one has been seen: in a pod, in a kubeconfig",
         expected: "no loss",
         run: rotated_tokens,
+    },
+    Row {
+        number: 28,
+        fault: "the program that brings credentials hangs",
+        injected: "a program that is asked for every request: it hangs from the start, or from some moment on under a \
+                   leader, or is slower than a request may be",
+        expected: "--wait ends a contender and SIGTERM too, a leader loses at R and K, none of them late; the program is \
+                   gone when leader-run is; there is one of it at a time, and a slow one is of use",
+        run: hanging_program,
     },
 ];
 
@@ -225,4 +237,103 @@ fn rotate(scene: &Scene, file: &Path, name: &str, command: impl FnOnce(&str) -> 
     undisturbed(&mut leader, &[], R + P);
     assert!(standby.line("start ").is_none());
     format!("{name}: the new token was used after {}, no loss", seconds(seen))
+}
+
+/// Credentials by a program that says that it was asked, and does this before it answers. It is asked for every
+/// request, unless this sets `until` to a time to come.
+fn program(scene: &Scene, before: &str) -> Value {
+    let credential = json!({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential",
+        "status": {"token": TOKEN, "expirationTimestamp": "%s"}});
+    let folder = scene.path("");
+    let script = format!(
+        "cd {}; until=2020-01-01T00:00:00Z; : > asked; {before}; printf '{credential}' $until",
+        folder.display()
+    );
+    let mut config = scene.server.config(&scene.server.url(), TOKEN);
+    config["users"][0]["user"] = json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "sh",
+        "args": ["-c", script], "interactiveMode": "Never"}});
+    config
+}
+
+const MAY_HANG: &str = "[ ! -e hang ] || exec sleep 1000";
+
+/// A contender whose program may hang, and a pipe at whose end nothing is left of it: everything that it starts
+/// inherits the other end.
+fn piped(scene: &Scene, options: &[&str], script: &str) -> (Contender, File) {
+    let path = scene.path("pipe");
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    let pipe = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(&path).unwrap();
+    let mut config = program(scene, MAY_HANG);
+    if scene.path("hang").exists() {
+        // Reading the machine's own takes a moment, between the two times that it asks at the start.
+        config["clusters"][0]["cluster"].as_object_mut().unwrap().remove("certificate-authority-data");
+    }
+    let command = scene.command(&config, "contender", &[&SHORT[..], options].concat(), script);
+    // With -v the pipe has its messages too, and is full already, so that it ends a little later.
+    let to_the_pipe = if options.contains(&"-v") {
+        let mut full = OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(&path).unwrap();
+        while full.write(&[0; 4096]).is_ok() {}
+        "exec 7>\"$0\" 2>&7 \"$@\""
+    } else {
+        "exec 7>\"$0\" \"$@\""
+    };
+    let path = path.to_str().unwrap();
+    (Contender::start(&mut started_by(&["sh", "-c", to_the_pipe, path], &command)), pipe)
+}
+
+/// Waits for its end, and for that of everything that it started.
+fn end(contender: &mut Contender, mut pipe: File) -> i32 {
+    let code = contender.wait();
+    let mut buffer = vec![0; 1 << 16];
+    let mut gone = || matches!(pipe.read(&mut buffer), Ok(0)).then_some(());
+    wait_for("the end of all that it started", Duration::from_secs(1), &mut gone);
+    code
+}
+
+fn hanging_program() -> Seen {
+    let from_the_start = |name: &'static str, options: &'static [&str], signal: Option<i32>, code: i32| {
+        let case: Box<dyn FnOnce() -> String + Send> = Box::new(move || {
+            let scene = Scene::new();
+            fs::write(scene.path("hang"), "").unwrap();
+            let begun = Instant::now();
+            let (mut contender, pipe) = piped(&scene, options, POLITE);
+            wait_for("the program", LONG, || scene.path("asked").exists().then_some(()));
+            let begun = signal.map_or(begun, |signal| {
+                contender.signal(signal);
+                Instant::now()
+            });
+            assert_eq!(end(&mut contender, pipe), code, "{}", contender.said());
+            let took = begun.elapsed();
+            assert!(took <= Duration::from_secs(5), "{took:?}");
+            format!("{name}: {code} after {}", seconds(took))
+        });
+        case
+    };
+    let under_a_leader = || {
+        let scene = Scene::new();
+        let (mut leader, pipe) = piped(&scene, &[], STUBBORN);
+        let pid = child(&leader);
+        let since = scene.after_a_renewal("contender");
+        fs::write(scene.path("hang"), "").unwrap();
+        let lost = loses(&mut leader, pid, since);
+        end(&mut leader, pipe);
+        format!("under a leader: {lost}")
+    };
+    let slow = || {
+        let scene = Scene::new();
+        // Longer than a request may take, which is R/2. The first two times nobody waits for with a limit.
+        let slowly = "mkdir one || : > two; sleep 2.5; rmdir one; echo >> times; \
+                      [ $(wc -l < times) -le 2 ] || until=2099-01-01T00:00:00Z";
+        let config = program(&scene, slowly);
+        let contender = scene.with(&config, "contender", POLITE);
+        contender.wait_line("start ");
+        assert!(!scene.path("two").exists(), "two programs at a time");
+        String::from("slower than a request: it leads")
+    };
+    Seen::Held(at_once(vec![
+        from_the_start("--wait 2s", &["--wait", "2s"], None, 124),
+        from_the_start("SIGTERM", &["-v"], Some(SIGTERM), 143),
+        Box::new(under_a_leader),
+        Box::new(slow),
+    ]))
 }
