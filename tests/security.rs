@@ -304,21 +304,48 @@ fn nothing_in_the_environment_leads_to_another_server() {
 }
 
 #[test]
+fn an_answer_that_leads_elsewhere_is_not_followed() {
+    let trap = Hostile::start(|_| hostile::text(200, ""));
+    let elsewhere = format!("HTTP/1.1 307 Moved\r\nLocation: {}\r\nContent-Length: 0\r\n\r\n", trap.url());
+    let server = Hostile::start(move |_| Answer::Text(elsewhere.clone()));
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&server.url(), &json!({"token": "secret"}));
+    let finished = Finished::from(with_config(&folder, &config, &["--wait", "0s"], &["true"]).output().unwrap());
+    assert_eq!(finished.code, 124, "{finished:?}");
+    assert!(finished.stderr.contains("(307)"), "{finished:?}");
+    assert!(server.connections() > 0);
+    assert_eq!(trap.connections(), 0);
+}
+
+#[test]
 fn http_is_for_the_loopback_only_whatever_it_looks_like() {
-    let odd = [
-        "127.0.0.1@192.0.2.1:1",
-        "127.0.0.1.example.com",
-        "localhost.example.com",
-        "2130706433",
-        "0.0.0.0:1",
-        "[::]:1",
-    ];
+    let odd = ["127.0.0.1.example.com", "localhost.example.com", "2130706433", "0.0.0.0:1", "[::]:1"];
     for host in odd {
         let folder = tempfile::tempdir().unwrap();
         let config = config(&format!("http://{host}"), &json!({"token": "secret"}));
         let finished = Finished::from(with_config(&folder, &config, &["--wait", "0s"], &["true"]).output().unwrap());
         assert_eq!(finished.code, 125, "{host}: {finished:?}");
         assert!(finished.stderr.contains("without https"), "{host}: {finished:?}");
+    }
+}
+
+#[test]
+fn credentials_in_the_wrong_place_are_not_shown() {
+    let rows = [
+        ("https://secret:secret@127.0.0.1:1", json!({"token": "a"}), "in its URL"),
+        ("http://127.0.0.1:secret@192.0.2.1:1", json!({"token": "a"}), "in its URL"),
+        ("https://127.0.0.1:1", json!({"token": "secret\n"}), "token has a line break"),
+        ("https://127.0.0.1:1", json!({"token": {"secret": "secret"}}), "line 1"),
+        ("https://127.0.0.1:1", json!("secret"), "line 1"),
+        ("https://127.0.0.1:1", json!({"client-certificate-data": "secret", "client-key-data": "secret"}), "Invalid"),
+    ];
+    for (server, user, words) in rows {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(server, &user);
+        let finished = Finished::from(with_config(&folder, &config, &["--wait", "0s"], &["true"]).output().unwrap());
+        assert_eq!(finished.code, 125, "{server} {user}: {finished:?}");
+        assert!(finished.stderr.contains(words) && !finished.stderr.contains("secret"), "{finished:?}");
+        harmless(server, &[finished.stderr.trim_end().into()]);
     }
 }
 

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::middleware::AuthLayer;
 use kube::client::{AuthError, Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use secrecy::ExposeSecret;
 use serde_json::Value;
 use std::error::Error;
 use std::iter::successors;
@@ -216,12 +217,14 @@ async fn from_files(paths: &[PathBuf], source: &Source) -> Result<(kube::Config,
     Ok((config, namespace))
 }
 
-/// Credentials are never sent to a server that nobody vouches for.
+/// Credentials are never sent to a server that nobody vouches for, nor those that cannot be right.
 fn check(config: &kube::Config) -> Result<()> {
     ensure!(
         !config.accept_invalid_certs,
         "insecure-skip-tls-verify is refused: a lock is only as safe as its server; give its certificate-authority"
     );
+    let authority = config.cluster_url.authority().map_or("", |authority| authority.as_str());
+    ensure!(!authority.contains('@'), "a server with credentials in its URL is refused: nobody would look at them");
     let host = config.cluster_url.host().unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
     let local = host == "localhost" || address.is_ok_and(|ip| ip.is_loopback());
@@ -230,6 +233,9 @@ fn check(config: &kube::Config) -> Result<()> {
         "{} is refused: without https anybody on the way could answer",
         config.cluster_url
     );
+    // kube panics.
+    let token = config.auth_info.token.as_ref().map(|token| HeaderValue::try_from(token.expose_secret()));
+    ensure!(token.is_none_or(|token| token.is_ok()), "the kubeconfig's token has a line break or the like in it");
     Ok(())
 }
 
