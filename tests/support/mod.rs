@@ -196,6 +196,7 @@ impl Contender {
         let end = Instant::now() + LONG;
         loop {
             if let Some(code) = self.ended() {
+                self.hear_out();
                 return code;
             }
             assert!(Instant::now() < end, "it does not end:\n{}", self.said());
@@ -203,7 +204,15 @@ impl Contender {
         }
     }
 
-    /// The same, if it has ended.
+    /// Takes in what it said last, which may still be on its way. What it has left behind may keep that open.
+    fn hear_out(&self) {
+        let end = Instant::now() + Duration::from_secs(1);
+        while Arc::strong_count(&self.lines) > 1 && Instant::now() < end {
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Its exit code, if it has ended.
     pub fn ended(&mut self) -> Option<i32> {
         use std::os::unix::process::ExitStatusExt;
         if self.ended.is_none() {
