@@ -56,6 +56,11 @@ impl Cgroup {
         fs::write(self.folder.join(name), value).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
+    /// Moves a process into it.
+    pub fn take(&self, pid: i32) {
+        fs::write(self.folder.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
     /// The command, started in it.
     pub fn command(&self, command: &Command) -> Command {
         let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", self.folder.display());

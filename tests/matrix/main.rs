@@ -1,6 +1,8 @@
 //! The fault matrix: every fault that leader-run is known to meet, brought about on the real binary, and what
 //! was seen, as one table. A row is one entry in a table of rows and one function.
 
+#[path = "../support/bomb.rs"]
+mod bomb;
 mod cgroup;
 mod clocks;
 #[path = "../support/conformance.rs"]
@@ -32,6 +34,7 @@ mod store;
 mod support;
 #[path = "../support/tls.rs"]
 mod tls;
+mod tree;
 
 use libtest_mimic::{Arguments, Trial};
 use nemesis::Ground;
@@ -66,7 +69,12 @@ pub enum Seen {
     NotInjected(String),
 }
 
-const ROWS: [&[Row]; 6] = [process::ROWS, network::ROWS, object::ROWS, credentials::ROWS, clocks::ROWS, moments::ROWS];
+const ROWS: [&[Row]; 7] =
+    [process::ROWS, network::ROWS, object::ROWS, credentials::ROWS, clocks::ROWS, tree::ROWS, moments::ROWS];
+
+/// Those that load the whole machine. They run one by one after the others, as does the nemesis, which would be
+/// late beside them.
+const ALONE: [u32; 3] = [35, 36, 38];
 
 /// What each row that ran came to, and whether that is what it should have.
 type Results = Arc<Mutex<BTreeMap<u32, (String, &'static str)>>>;
@@ -76,16 +84,20 @@ fn main() -> ExitCode {
     // The rows mostly wait, so more of them than there are processors run well side by side.
     arguments.test_threads.get_or_insert(16);
     let rows = || ROWS.into_iter().flatten();
-    for row in rows() {
-        assert_eq!(rows().filter(|other| other.number == row.number).count(), 1, "row {} is there twice", row.number);
+    for number in 1..=43 {
+        let count = rows().filter(|row| row.number == number).count();
+        assert_eq!(count, 1, "row {number}");
     }
     let results = Results::default();
-    let trials = rows().map(|row| trial(row, results.clone()));
-    let conclusion = libtest_mimic::run(&arguments, trials.chain(harness::trials()).chain(mutants::trials()).collect());
+    let (alone, together): (Vec<_>, Vec<_>) = rows().partition(|row| ALONE.contains(&row.number));
+    let trials = |rows: Vec<_>| rows.into_iter().map(|row| trial(row, results.clone())).collect::<Vec<_>>();
+    let together = trials(together).into_iter().chain(harness::trials()).chain(mutants::trials());
+    let first = libtest_mimic::run(&arguments, together.collect());
+    arguments.test_threads = Some(1);
+    let alone = trials(alone).into_iter().chain([Trial::test("nemesis", nemesis)]);
+    let then = libtest_mimic::run(&arguments, alone.collect());
     print(&results.lock().unwrap_or_else(PoisonError::into_inner));
-    // With nothing beside it that would make it late.
-    let alone = libtest_mimic::run(&arguments, vec![Trial::test("nemesis", nemesis)]);
-    if conclusion.has_failed() { conclusion.exit_code() } else { alone.exit_code() }
+    if first.has_failed() { first.exit_code() } else { then.exit_code() }
 }
 
 impl Ground for Server {
