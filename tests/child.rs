@@ -9,6 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{
@@ -326,9 +327,58 @@ fn a_guard_that_hears_of_the_start_and_of_the_end_at_once_ends() {
     let (mut killed, guard) = led_by_a_stopped_guard(&folder);
     killed.signal(SIGKILL);
     killed.wait();
-    // The kernel may have continued it before that, as it does with orphans: then a child has lived for a moment.
+    // The kernel may have continued it before that: an orphan is not left stopped.
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(guard), Signal::SIGCONT);
     wait_gone(&[guard], LONG);
+}
+
+/// How long this process has had a processor, in hundredths of a second.
+fn processor_time(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let columns: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    columns[11].parse::<u64>().unwrap() + columns[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn what_cannot_be_killed_is_waited_for_in_peace() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not run: it needs root to make a child that may not be killed");
+        return;
+    }
+    let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    open(folder.path(), 0o777);
+    let copy = |from: &Path, name: &str| {
+        let program = folder.path().join(name);
+        fs::copy(from, &program).unwrap();
+        program
+    };
+    let program = copy(Path::new(env!("CARGO_BIN_EXE_leader-run")), "leader-run");
+    let output = Command::new("which").arg("setpriv").output().unwrap();
+    let become_root = copy(Path::new(String::from_utf8(output.stdout).unwrap().trim()), "become-root");
+    open(&become_root, 0o4755);
+    let script = format!("echo pid $$; exec {} --reuid 0 sleep 60", become_root.display());
+    let mut command = with_default_signals("setpriv");
+    command.args(["--reuid", "54322", "--clear-groups"]).arg(program);
+    command.args(["--lock", "file", "--name", "demo", "--stop-grace", "0s", "--lock-dir"]).arg(folder.path());
+    command.args(["--", "bash", "-c", &script]);
+    let mut contender = Contender::start(&mut command);
+    let child: i32 = contender.wait_line("pid ").text[4..].parse().unwrap();
+    wait_for("another user", LONG, || {
+        let status = fs::read_to_string(format!("/proc/{child}/status")).ok()?;
+        status.contains("Uid:\t0\t0\t0\t0").then_some(())
+    });
+    let guard = contender.guard();
+    contender.signal(SIGTERM);
+    contender.wait_line("killing");
+    std::thread::sleep(Duration::from_millis(500));
+    let before = processor_time(guard);
+    std::thread::sleep(Duration::from_secs(1));
+    let took = processor_time(guard) - before;
+    assert!(contender.is_running(), "{}", contender.said());
+    signal(child, Signal::SIGKILL);
+    assert_eq!(contender.wait(), 128 + SIGKILL, "{}", contender.said());
+    assert!(took < 20, "{took} hundredths of a second in a second");
 }
 
 #[test]
