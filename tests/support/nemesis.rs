@@ -8,8 +8,9 @@ use std::{
     env,
     fmt::Write,
     fs,
+    panic::resume_unwind,
     path::{Path, PathBuf},
-    thread::sleep,
+    thread::{self, sleep},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -33,7 +34,7 @@ pub const LOCK: &str = "nemesis";
 const L: Duration = Duration::from_secs(6);
 const OPTIONS: [&[&str]; 5] = [
     &["-v"],
-    &["--on-lost", "rejoin", "-v"],
+    &["--on-lost", "rejoin", "--step-down-signal", "USR1", "-v"],
     &["--loss-grace", "0s", "--request-timeout", "1s"],
     &["--on-lost", "rejoin", "--step-down-signal", "USR1", "--log-format", "json"],
     &["--renew-deadline", "3s", "--wait", "1h", "-v"],
@@ -44,6 +45,8 @@ const LEADS_WITHIN: Duration = Duration::from_millis(11_200);
 const WHOLE_WITHIN: Duration = Duration::from_secs(20);
 /// So long after leader-run its guard, and with it the tree, is gone.
 const GONE_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks at everything.
+const NAP: Duration = Duration::from_millis(10);
 /// What is told of a failure: what happened so long before it.
 const TOLD: Duration = Duration::from_secs(60);
 /// What requests are answered with; the first is the answer of something that is no API server.
@@ -76,13 +79,24 @@ pub trait Ground: Upstream {
     fn listen(&self);
 }
 
-/// Runs so many contenders for so long, unless the environment says otherwise, and sums up.
-pub fn run(ground: &impl Ground, contenders: usize, time: Duration) -> String {
+/// On each of the grounds at once, has so many contenders fight for so long, unless the environment says otherwise,
+/// and says what it came to.
+pub fn run(grounds: &[impl Ground + Sync], contenders: usize, time: Duration) {
     let number = |name| env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
     let time = number("NEMESIS_SECONDS").map_or(time, Duration::from_secs);
     let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |now| now.as_millis() as u64);
     let seed = number("NEMESIS_SEED").unwrap_or_else(clock);
-    println!("nemesis: NEMESIS_SEED={seed}, {contenders} contenders, {} s", time.as_secs());
+    println!("nemesis: NEMESIS_SEED={seed}, {} times {contenders} contenders, {} s", grounds.len(), time.as_secs());
+    thread::scope(|scope| {
+        let one = |(ground, seed)| scope.spawn(move || fight(ground, seed, contenders, time));
+        let fights: Vec<_> = grounds.iter().zip(seed..).map(one).collect();
+        for fight in fights {
+            println!("nemesis: {}", fight.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+    });
+}
+
+fn fight(ground: &impl Ground, seed: u64, contenders: usize, time: Duration) -> String {
     let mut nemesis = Nemesis::new(ground, seed, contenders);
     let (mut rounds, mut worst) = (0, Duration::ZERO);
     while nemesis.begun.elapsed() < time {
@@ -93,10 +107,11 @@ pub fn run(ground: &impl Ground, contenders: usize, time: Duration) -> String {
     let children: usize = nemesis.nodes.iter().map(|node| node.children + starts(&node.present())).sum();
     assert!(children > 0 && nemesis.faults > 0, "nothing happened");
     format!(
-        "NEMESIS_SEED={seed}: {contenders} contenders, {rounds} rounds, {} faults in {:.0} s, {children} children one \
-         after the other, at most {:.1} s from healing to a leader",
+        "NEMESIS_SEED={seed}: {contenders} contenders, {rounds} rounds, {} faults in {:.0} s (and {:.0} s that the \
+         machine stood still), {children} children one after the other, at most {:.1} s from healing to a leader",
         nemesis.faults,
-        nemesis.begun.elapsed().as_secs_f64(),
+        nemesis.clock().as_secs_f64(),
+        nemesis.stalled.as_secs_f64(),
         worst.as_secs_f64()
     )
 }
@@ -110,6 +125,8 @@ struct Nemesis<'a, G: Ground> {
     nodes: Vec<Node>,
     history: Vec<Line>,
     faults: usize,
+    /// How long the machine did not let us go on.
+    stalled: Duration,
     /// When the stopped server starts again.
     server_back: Option<Instant>,
     labels: usize,
@@ -124,8 +141,8 @@ struct Node {
     life: usize,
     contender: Option<Contender>,
     guard: Option<i32>,
-    /// Guards of earlier ones, and since when they are alone.
-    orphans: Vec<(i32, Instant)>,
+    /// Guards of earlier ones, and since when, by the driver's clock, they are alone.
+    orphans: Vec<(i32, Duration)>,
     restart_at: Instant,
     /// What the earlier ones said lately, and how many children they had.
     past: Vec<Line>,
@@ -178,6 +195,7 @@ impl<'a, G: Ground> Nemesis<'a, G> {
             nodes: (0..contenders).map(node).collect(),
             history: Vec::new(),
             faults: 0,
+            stalled: Duration::ZERO,
             server_back: None,
             labels: 0,
         }
@@ -187,36 +205,50 @@ impl<'a, G: Ground> Nemesis<'a, G> {
         self.history.push(Line { at: Instant::now(), text });
     }
 
+    /// Since the beginning, without the time in which the machine was too busy for us, and so for all others.
+    fn clock(&self) -> Duration {
+        self.begun.elapsed() - self.stalled
+    }
+
+    fn nap(&mut self) {
+        let begun = Instant::now();
+        sleep(NAP);
+        let late = begun.elapsed() - NAP;
+        if late > NAP {
+            self.stalled += late;
+        }
+    }
+
     /// Does harm for some seconds.
     fn rage(&mut self) {
-        let end = Instant::now() + self.random.millis(3_000.0, 9_000.0);
+        let end = Instant::now() + self.random.millis(5_000.0, 15_000.0);
         while Instant::now() < end {
-            let pause = Instant::now() + self.random.millis(20.0, 500.0);
+            let pause = Instant::now() + self.random.spread(0.05, 3.0);
             self.harm();
             while Instant::now() < pause {
                 self.tend();
-                sleep(Duration::from_millis(10));
+                self.nap();
             }
         }
     }
 
     /// Ends all harm, and returns how long it took from then until one leads again.
     fn heal(&mut self) -> Duration {
-        let begun = Instant::now();
+        let begun = self.clock();
         self.tend_healing();
         while !self.is_whole() {
-            self.check(begun.elapsed() <= WHOLE_WITHIN, "what was killed has not ended");
-            sleep(Duration::from_millis(10));
+            self.check(self.clock() - begun <= WHOLE_WITHIN, "what was killed has not ended");
+            self.nap();
             self.tend_healing();
         }
         self.note("all is well".into());
-        let healed = Instant::now();
+        let healed = self.clock();
         while !self.one_leads() {
-            self.check(healed.elapsed() <= LEADS_WITHIN, "not exactly one leads");
-            sleep(Duration::from_millis(10));
+            self.check(self.clock() - healed <= LEADS_WITHIN, "not exactly one leads");
+            self.nap();
             self.tend_healing();
         }
-        let took = healed.elapsed();
+        let took = self.clock() - healed;
         self.note(format!("one leads after {:.3} s", took.as_secs_f64()));
         took
     }
@@ -265,7 +297,7 @@ impl<'a, G: Ground> Nemesis<'a, G> {
     }
 
     fn tend_node(&mut self, number: usize, now: Instant) {
-        let oracle = self.oracle();
+        let (oracle, clock) = (self.oracle(), self.clock());
         let node = &mut self.nodes[number];
         if node.sick_until.is_some_and(|until| until <= now) {
             node.sick_until = None;
@@ -281,9 +313,10 @@ impl<'a, G: Ground> Nemesis<'a, G> {
         }
         node.guard = node.guard.or_else(|| node.contender.as_ref()?.try_guard());
         node.orphans.retain(|(guard, _)| is_alive(*guard));
-        let stays = node.orphans.iter().any(|(_, since)| since.elapsed() > GONE_WITHIN);
+        let stays = node.orphans.iter().any(|(_, since)| clock - *since > GONE_WITHIN);
         if let Some(code) = node.contender.as_mut().and_then(Contender::ended) {
             let expected = node.excused.contains(&code);
+            node.orphans.extend(node.guard.take().map(|guard| (guard, clock)));
             node.bury(now + self.random.millis(0.0, 1_500.0));
             self.note(format!("node {number} ended with {code}"));
             self.check(expected, &format!("node {number} ended with {code}, without a reason"));
@@ -304,11 +337,11 @@ impl<'a, G: Ground> Nemesis<'a, G> {
         let number = self.random.below(self.nodes.len());
         // The one that leads is the one to hit.
         let leader = self.nodes.iter().position(|node| node.child().is_some_and(is_alive));
-        let number = leader.filter(|_| self.random.chance(0.5)).unwrap_or(number);
+        let number = leader.filter(|_| self.random.chance(0.7)).unwrap_or(number);
         let text = match self.random.below(20) {
-            0..=4 => self.hurt_network(number),
-            5..=9 => self.hurt_requests(number),
-            10..=17 => self.hurt_process(number),
+            0..=6 => self.hurt_network(number),
+            7..=11 => self.hurt_requests(number),
+            12..=17 => self.hurt_process(number),
             18 => self.stop_server(),
             _ => self.change_labels(),
         };
@@ -318,9 +351,14 @@ impl<'a, G: Ground> Nemesis<'a, G> {
         }
     }
 
+    /// How long something fails: often long enough that a leader loses the lock, and another takes it.
+    fn how_long(&mut self) -> Duration {
+        if self.random.chance(0.4) { self.random.millis(6_000.0, 10_000.0) } else { self.random.spread(0.05, 6.0) }
+    }
+
     /// What happens to all connections of a node.
     fn hurt_network(&mut self, number: usize) -> Option<String> {
-        let (kind, time) = (self.random.below(4), self.random.spread(0.1, 8.0));
+        let (kind, time) = (self.random.below(4), self.how_long());
         let delay = self.random.millis(10.0, 1_500.0);
         let proxy = self.nodes[number].fall_sick(time)?;
         let what = match kind {
@@ -346,8 +384,9 @@ impl<'a, G: Ground> Nemesis<'a, G> {
 
     /// What happens to single requests of a node.
     fn hurt_requests(&mut self, number: usize) -> Option<String> {
-        let (kind, time) = (self.random.below(5), self.random.spread(0.1, 8.0));
-        let times = 1 + self.random.below(6);
+        let (kind, time) = (self.random.below(6), self.how_long());
+        let times = self.random.pick(&[1, 2, 4, 8, usize::MAX]);
+        let late = self.random.millis(1_000.0, 1_900.0);
         let (status, reason) = self.random.pick(&STATUSES);
         let body = refusal(status, reason);
         let (what, fault) = match kind {
@@ -358,20 +397,29 @@ impl<'a, G: Ground> Nemesis<'a, G> {
             1 => (format!("done and answered with {status}"), Fault::AnswerAfterCommit { status, body }),
             2 => ("done and never answered".into(), Fault::DropResponseAfterCommit),
             3 => ("done and cut off".into(), Fault::CloseAfterCommit),
-            _ => ("held".into(), Fault::Hold),
+            4 => ("held".into(), Fault::Hold),
+            _ => {
+                let fault = Fault::Answer { status: 500, headers: &[], body: refusal(500, "InternalError") };
+                (format!("refused, after a write answered {late:?} late"), fault)
+            }
         };
         let proxy = self.nodes[number].fall_sick(time)?;
-        let concerns = move |seen: &Seen| kind == 0 || ["PUT", "POST"].contains(&seen.method.as_str());
-        let rule = proxy.on(Matcher::new(concerns).first(times), fault);
+        let is_write = |seen: &Seen| ["PUT", "POST"].contains(&seen.method.as_str());
+        let mut rules = Vec::new();
+        if kind == 5 {
+            rules.push(proxy.on(Matcher::new(is_write).first(1), Fault::DelayResponse(late)));
+        }
+        rules.push(proxy.on(Matcher::new(move |seen| kind == 0 || is_write(seen)).first(times), fault));
         let node = &mut self.nodes[number];
-        node.rules.push(rule);
+        node.rules.extend(rules);
         // Refused for too long.
         node.excused.push(125);
+        let times = if times == usize::MAX { "all".into() } else { times.to_string() };
         Some(format!("node {number}: {times} requests {what}, for {time:?}"))
     }
 
     fn hurt_process(&mut self, number: usize) -> Option<String> {
-        let (kind, time) = (self.random.below(8), self.random.spread(0.05, 8.0));
+        let (kind, time) = (self.random.pick(&[0, 1, 2, 2, 2, 3, 4, 5, 6, 6, 7, 7]), self.how_long());
         let node = &mut self.nodes[number];
         let contender = node.contender.as_ref().filter(|_| node.hurt.is_none())?;
         let (main, guard) = (contender.pid(), node.guard?);
@@ -399,7 +447,7 @@ impl<'a, G: Ground> Nemesis<'a, G> {
     }
 
     fn stop_server(&mut self) -> Option<String> {
-        let time = self.random.spread(0.1, 3.0);
+        let time = self.random.spread(0.1, 6.0);
         if self.server_back.is_some() || !self.ground.stop() {
             return None;
         }
@@ -480,7 +528,6 @@ impl Node {
         self.past.extend(said);
         self.past.retain(|line| line.at.elapsed() < TOLD);
         self.contender = None;
-        self.orphans.extend(self.guard.take().map(|guard| (guard, Instant::now())));
         self.restart_at = self.restart_at.max(restart_at);
         self.hurt = None;
     }
@@ -497,20 +544,34 @@ impl Node {
 }
 
 impl Drop for Node {
-    /// Leaves leader-run and its guard so that the one notices the death of the other.
+    /// Ends leader-run so that it and its guard notice the death of the other, and what does not.
     fn drop(&mut self) {
-        let ended = |contender: &mut Contender| contender.ended().is_some();
+        let wait = |over: &mut dyn FnMut() -> bool| {
+            let end = Instant::now() + GONE_WITHIN;
+            while !over() && Instant::now() < end {
+                sleep(NAP);
+            }
+        };
         match self.hurt {
             Some(Hurt::Stopped(pid, _)) => signal(pid, SIGCONT),
             Some(Hurt::Killed) => {
-                let end = Instant::now() + Duration::from_secs(10);
-                while Instant::now() < end && !self.contender.as_mut().is_none_or(ended) {
-                    sleep(Duration::from_millis(10));
-                }
+                wait(&mut || self.contender.as_mut().is_none_or(|contender| contender.ended().is_some()));
             }
             None => {}
         }
+        self.contender = None;
+        let guards: Vec<_> = self.orphans.iter().map(|(guard, _)| *guard).chain(self.guard).collect();
+        wait(&mut || !guards.iter().any(|guard| is_alive(*guard)));
+        guards.into_iter().filter(|guard| is_alive(*guard)).for_each(kill_tree);
     }
+}
+
+/// Ends a guard that does not end, as those of some mutants do not, and what is below it.
+fn kill_tree(pid: i32) {
+    signal(pid, SIGSTOP);
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|child| child.parse().ok()).for_each(kill_tree);
+    signal(pid, SIGKILL);
 }
 
 /// How many children began.
