@@ -15,6 +15,7 @@ use std::{
 };
 
 use kube::Client;
+use nix::libc::{SIGCONT, SIGSTOP};
 use tempfile::TempDir;
 use tokio::{
     runtime::{Handle, Runtime},
@@ -24,11 +25,13 @@ use tokio::{
 use crate::{
     kubeconfig::{client, kubeconfig},
     proxy::Upstream,
+    support::send_signal,
     tls::{self, Tls},
 };
 
 /// Users are read from a file at the start of the API server, so they exist in advance.
 const USERS: usize = 200;
+const API_SERVER: &str = "kube-apiserver";
 const ADMIN_TOKEN: &str = "token-of-admin";
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
@@ -96,6 +99,22 @@ impl Cluster {
     /// The last lines that each server wrote.
     pub fn logs(&self) -> String {
         tails(&self.servers.lock().expect("no panic"))
+    }
+
+    /// Stops the API server where it stands: connections stay open, and nothing is answered.
+    pub fn halt(&self) {
+        self.signal(SIGSTOP);
+    }
+
+    /// Has it go on.
+    pub fn go_on(&self) {
+        self.signal(SIGCONT);
+    }
+
+    fn signal(&self, signal: i32) {
+        let servers = self.servers.lock().expect("no panic");
+        let server = servers.iter().find(|server| server.name == API_SERVER).expect("started with the others");
+        send_signal(server.process.id() as i32, signal);
     }
 
     /// Ends the servers and removes all they wrote.
@@ -237,12 +256,7 @@ fn launch(programs: &Path, folder: &Path, tls: &Tls, runtime: &Runtime) -> Optio
     let url = format!("https://{address}");
     let mut servers = vec![
         Server::start("etcd", &programs.join("etcd"), folder, &etcd_arguments(folder, etcd)),
-        Server::start(
-            "kube-apiserver",
-            &programs.join("kube-apiserver"),
-            folder,
-            &apiserver_arguments(folder, etcd, address),
-        ),
+        Server::start(API_SERVER, &programs.join(API_SERVER), folder, &apiserver_arguments(folder, etcd, address)),
     ];
     let admin = runtime.block_on(client(tls, &url, ADMIN_TOKEN));
 

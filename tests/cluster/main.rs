@@ -8,12 +8,18 @@ mod election;
 mod failures;
 #[path = "../support/faults.rs"]
 mod faults;
+mod ground;
 mod harness;
 #[path = "../support/kubeconfig.rs"]
 mod kubeconfig;
 mod namespace;
+#[path = "../support/nemesis.rs"]
+mod nemesis;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[allow(dead_code)]
+#[path = "../simulation/random.rs"]
+mod random;
 mod refusals;
 mod scene;
 #[path = "../support/mod.rs"]
@@ -21,10 +27,11 @@ mod support;
 #[path = "../support/tls.rs"]
 mod tls;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use apiserver::Cluster;
 use conformance::Check;
+use ground::Real;
 use libtest_mimic::{Arguments, Trial};
 use support::wait_for;
 
@@ -42,14 +49,21 @@ fn main() -> ExitCode {
     let trials = tests.into_iter().map(|test| trial(test, cluster.clone()));
     let checks = conformance::CHECKS.iter().map(|check| conforms(check, cluster.clone()));
     let conclusion = libtest_mimic::run(&arguments, trials.chain(checks).collect());
+    // With nothing beside it: it stops the API server, and the others have an eye on the time.
+    let alone = libtest_mimic::run(&arguments, vec![trial(("nemesis", nemesis), cluster.clone())]);
 
+    let failed = conclusion.has_failed() || alone.has_failed();
     if let Some(cluster) = cluster.and_then(Arc::into_inner) {
-        if conclusion.has_failed() {
+        if failed {
             eprintln!("{}", cluster.logs());
         }
         cluster.stop();
     }
-    conclusion.exit_code()
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn nemesis(cluster: &Cluster) {
+    nemesis::run(&[Real::new(cluster)], 5, Duration::from_secs(120));
 }
 
 fn trial((name, test): Test, cluster: Option<Arc<Cluster>>) -> Trial {
