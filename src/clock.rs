@@ -86,6 +86,12 @@ impl Wall {
         let time = jiff::Timestamp::from_microsecond(self.0).unwrap_or_default();
         format!("{time:.6}")
     }
+
+    /// `2026-11-21T07:00:10Z`, as Go writes its times.
+    pub fn whole_second(self) -> String {
+        let time = jiff::Timestamp::from_second(self.0.div_euclid(1_000_000)).unwrap_or_default();
+        format!("{time:.0}")
+    }
 }
 
 /// Both kinds of now, taken together at the start of a step.
@@ -125,5 +131,6 @@ mod tests {
     fn micro_time_has_six_digits() {
         assert_eq!(Wall(1_795_330_810_000_000).micro_time(), "2026-11-22T07:00:10.000000Z");
         assert_eq!(Wall(1_795_330_810_000_007).micro_time(), "2026-11-22T07:00:10.000007Z");
+        assert_eq!(Wall(1_795_330_810_999_999).whole_second(), "2026-11-22T07:00:10Z");
     }
 }

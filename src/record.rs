@@ -34,14 +34,51 @@ impl Record {
     }
 
     /// The record a leader leaves behind: client-go's since 1.20, the one shape that no peer chokes on.
-    pub fn released(transitions: i64, at: Wall) -> Record {
+    pub fn released(transitions: i64, at: String) -> Record {
+        Record { holder: String::new(), lease_seconds: Some(1), acquire_time: at.clone(), renew_time: at, transitions }
+    }
+
+    /// What is no record: held by somebody unknown until its lease is over. Its text stands where a time does,
+    /// so that its changes show.
+    pub fn unreadable(text: &str) -> Record {
+        Record { holder: "unknown (unreadable record)".into(), renew_time: text.into(), ..Record::default() }
+    }
+
+    /// Reads the annotation of client-go's older locks, field by field, in the ways that it and its peers write
+    /// it: numbers as text, keys in any case, fabric8's `leaseDuration` (`PT15S`).
+    pub fn from_annotation(text: &str) -> Record {
+        let Ok(Value::Object(fields)) = serde_json::from_str(text) else {
+            return Record::unreadable(text);
+        };
+        let field = |name: &str| {
+            let any_case = || fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+            fields.get(name).or_else(any_case)
+        };
+        let text = |name| field(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let duration = || {
+            let value = field("leaseDuration")?;
+            let iso = value.as_str().and_then(|text| text.parse::<jiff::SignedDuration>().ok());
+            iso.map(|iso| iso.as_secs()).or_else(|| lenient_number(value))
+        };
         Record {
-            holder: String::new(),
-            lease_seconds: Some(1),
-            acquire_time: at.micro_time(),
-            renew_time: at.micro_time(),
-            transitions,
+            holder: text("holderIdentity"),
+            lease_seconds: lease_seconds(field("leaseDurationSeconds").and_then(lenient_number).or_else(duration)),
+            acquire_time: text("acquireTime"),
+            renew_time: text("renewTime"),
+            transitions: field("leaderTransitions").and_then(lenient_number).unwrap_or(0).max(0),
         }
+    }
+
+    /// The annotation, byte for byte as Go writes it.
+    pub fn to_annotation(&self) -> String {
+        format!(
+            r#"{{"holderIdentity":{},"leaseDurationSeconds":{},"acquireTime":{},"renewTime":{},"leaderTransitions":{}}}"#,
+            go_string(&self.holder),
+            self.lease_seconds.unwrap_or(1),
+            go_string(&self.acquire_time),
+            go_string(&self.renew_time),
+            self.transitions
+        )
     }
 
     /// Reads a Lease's `spec`, field by field: whatever is missing, null or odd counts as not there.
@@ -53,9 +90,7 @@ impl Record {
         let number = |key| spec.and_then(|s| s.get(key)).and_then(lenient_number);
         Record {
             holder: text("holderIdentity"),
-            lease_seconds: number("leaseDurationSeconds")
-                .filter(|n| *n > 0)
-                .map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
+            lease_seconds: lease_seconds(number("leaseDurationSeconds")),
             acquire_time: text("acquireTime"),
             renew_time: text("renewTime"),
             transitions: number("leaseTransitions").unwrap_or(0).max(0),
@@ -75,6 +110,39 @@ impl Record {
         spec.remove("strategy");
         spec.remove("preferredHolder");
     }
+}
+
+/// How finely a record gives times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// As the API server wants them in a Lease.
+    Microseconds,
+    /// As Go writes them into an annotation.
+    Seconds,
+}
+
+impl Precision {
+    /// This time, as it is written.
+    pub fn text(self, time: Wall) -> String {
+        match self {
+            Precision::Microseconds => time.micro_time(),
+            Precision::Seconds => time.whole_second(),
+        }
+    }
+}
+
+/// A duration that can be meant.
+fn lease_seconds(number: Option<i64>) -> Option<u32> {
+    number.filter(|n| *n > 0).map(|n| u32::try_from(n).unwrap_or(u32::MAX))
+}
+
+/// A JSON string with Go's escapes, which keep HTML from being taken for markup.
+fn go_string(text: &str) -> String {
+    let json = Value::from(text).to_string();
+    ["<", ">", "&", "\u{2028}", "\u{2029}"].iter().fold(json, |json, plain| {
+        let escaped = format!("\\u{:04x}", plain.chars().next().map_or(0, u32::from));
+        json.replace(plain, &escaped)
+    })
 }
 
 /// A number, also when somebody wrote it as a float or a string.
@@ -145,6 +213,69 @@ mod tests {
                              "renewTime": "2026-11-21T07:00:00.000000Z"});
         let record = Record::from_lease_spec(Some(&elected));
         assert_eq!((record.holder.as_str(), record.transitions), ("cand-1", 0));
+    }
+
+    #[test]
+    fn annotations_are_written_as_go_does() {
+        let record =
+            Record { acquire_time: "2026-11-21T07:00:00Z".into(), renew_time: "2026-11-21T07:00:10Z".into(), ..held() };
+        let text = r#"{"holderIdentity":"host-a_9b2f","leaseDurationSeconds":15,"acquireTime":"2026-11-21T07:00:00Z","renewTime":"2026-11-21T07:00:10Z","leaderTransitions":3}"#;
+        assert_eq!(record.to_annotation(), text);
+        assert_eq!(Record::from_annotation(text), record);
+        let odd = Record { holder: "a<b>&\"c\"\u{2028}\n".into(), ..record };
+        assert!(odd.to_annotation().contains(r#""a\u003cb\u003e\u0026\"c\"\u2028\n""#), "{}", odd.to_annotation());
+        assert_eq!(Record::from_annotation(&odd.to_annotation()), odd);
+    }
+
+    #[test]
+    fn annotations_are_read_as_every_peer_writes_them() {
+        let held = [
+            (
+                r#"{"holderIdentity": "b1c", "leaseDurationSeconds": "17", "acquireTime": "2026-11-21 09:00:00.123456", "renewTime": "2026-11-21 09:00:05"}"#,
+                Some(17),
+            ),
+            (
+                r#"{"holderIdentity":"f8","leaseDuration":"PT15S","acquireTime":"2026-11-21T07:00:00.000000Z","renewTime":"2026-11-21T07:00:02.500000Z","leaderTransitions":0}"#,
+                Some(15),
+            ),
+            (
+                r#"{"holderIdentity":"f8","leaseDuration":15.000000000,"renewTime":"2026-11-21T07:00:02.500000Z"}"#,
+                Some(15),
+            ),
+            (
+                r#"{"holderIdentity":"j","leaseDurationSeconds":10,"acquireTime":"2026-11-21T07:00:00.000Z","renewTime":"2026-11-21T07:00:02.000Z","leaderTransitions":1}"#,
+                Some(10),
+            ),
+            (
+                r#"{"holderIdentity":"a","leaseDurationSeconds":15,"leaderTransitions":0,"strategy":"","preferredHolder":""}"#,
+                Some(15),
+            ),
+            (r#"{"HOLDERIDENTITY":"a","leaseDurationSeconds":0}"#, None),
+            (r#"{"holderIdentity":"a","leaseDurationSeconds":{}}"#, None),
+        ];
+        for (text, seconds) in held {
+            let record = Record::from_annotation(text);
+            assert!(!record.is_free(), "{text}");
+            assert_eq!(record.lease_seconds, seconds, "{text}");
+        }
+        let free = [
+            "{}",
+            r#"{"leaseDurationSeconds":10,"leaderTransitions":1}"#,
+            r#"{"holderIdentity":null,"leaseDuration":"PT1S"}"#,
+            r#"{"holderIdentity":"","leaseDurationSeconds":0,"acquireTime":null,"renewTime":null,"leaderTransitions":3}"#,
+        ];
+        for text in free {
+            assert!(Record::from_annotation(text).is_free(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_held_and_its_changes_show() {
+        for text in ["", "[]", "null", "1", "{", r#""text""#] {
+            let record = Record::from_annotation(text);
+            assert!(!record.is_free() && record.lease_seconds.is_none(), "{text}");
+            assert_ne!(record, Record::from_annotation("other"), "{text}");
+        }
     }
 
     #[test]

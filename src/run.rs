@@ -97,6 +97,7 @@ fn settings(config: &Config, namespace: &str) -> Result<Settings, Refusal> {
         retry_period: timing.retry_period,
         request_timeout: timing.request_timeout,
         wait: timing.wait,
+        precision: config.lock.kind.precision(),
         resume: config.resume,
         seed: crate::config::random()?,
     };

@@ -321,7 +321,8 @@ impl Elector {
         }
         match &release.ours {
             Some((version, transitions)) => {
-                let record = Record::released(*transitions, self.renew_time(now));
+                let at = self.settings.precision.text(self.renew_time(now));
+                let record = Record::released(*transitions, at);
                 self.request(now, Request::Update(record, version.clone()), time);
             }
             None => self.request(now, Request::Get, time),

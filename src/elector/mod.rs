@@ -14,7 +14,7 @@ mod tests;
 
 use crate::clock::{Instant, Now, Wall};
 use crate::mutant::Mutant;
-use crate::record::Record;
+use crate::record::{Precision, Record};
 use crate::store::{Change, Failure, Observation, Reply, Request, Verb, Version};
 use leader::{Release, Term};
 use random::Random;
@@ -36,6 +36,8 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Give up when not leading after this long; zero tries once. `None`: never.
     pub wait: Option<Duration>,
+    /// How finely the lock's records give times.
+    pub precision: Precision,
     /// Take over at once a lock that our identity already holds at the first look.
     pub resume: bool,
     /// Seeds the small random delays, so that a run can be repeated.
@@ -423,7 +425,7 @@ impl Elector {
             holder: self.settings.identity.clone(),
             lease_seconds: Some(self.settings.lease_duration.as_secs() as u32),
             acquire_time,
-            renew_time: self.renew_time(now).micro_time(),
+            renew_time: self.settings.precision.text(self.renew_time(now)),
             transitions,
         }
     }

@@ -350,11 +350,11 @@ impl Elector {
                     Known::Present(present) => Some(present.version.clone()),
                     _ => None,
                 };
-                // Its fraction of a second is random: two processes that were given one identity and
-                // start in the same microsecond must not write the same record.
+                // Its fraction of a second, where there is one, is random: two processes that were given one
+                // identity and start in the same microsecond must not write the same record.
                 let second = now.wall.0 - now.wall.0.rem_euclid(1_000_000);
                 let acquired = Wall(second + (self.random.next() % 1_000_000) as i64);
-                (self.record(now, acquired.micro_time(), transitions), version)
+                (self.record(now, self.settings.precision.text(acquired), transitions), version)
             }
         };
         self.write(now, record, version, Duration::MAX);

@@ -295,12 +295,8 @@ fn same_file(file: &File, path: &Path) -> bool {
 fn observation(text: &[u8]) -> Observation {
     let object = serde_json::from_slice::<Value>(text).ok().filter(Value::is_object);
     let Some(object) = object else {
-        // Not ours, or torn by a crash of the machine: held by somebody unknown until its lease is over.
-        let record = Record {
-            holder: "unknown (unreadable record)".into(),
-            renew_time: String::from_utf8_lossy(text).chars().take(200).collect(),
-            ..Record::default()
-        };
+        // Not ours, or torn by a crash of the machine.
+        let record = Record::unreadable(&String::from_utf8_lossy(text));
         let version = Version { uid: String::new(), revision: "0".into(), object: Arc::new(json!({})) };
         return Observation { record, version };
     };

@@ -3,19 +3,24 @@
 //! A new lock type is one file here and one line in [`TYPES`]. A lock knows nothing of elections, children
 //! or reports; only this folder knows Kubernetes.
 
+mod annotation;
 pub mod client;
 mod file;
 mod lease;
+mod object;
 
 pub use file::FileLock;
-pub use lease::LeaseLock;
+pub use object::ObjectLock;
 
 use crate::jobs;
-use crate::record::Record;
+use crate::record::{Precision, Record};
 use crate::store::{Change, Failure, Reply, Request, Version};
+use annotation::{CONFIG_MAP, ENDPOINTS};
 use anyhow::{Context, Result, anyhow};
 use client::{Client, Source};
 use futures_util::Stream;
+use lease::LEASE;
+use object::Kind;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -23,15 +28,44 @@ use tokio::runtime::Handle;
 use tracing::warn;
 
 /// The lock types, by the names they go by: ours first, client-go's plural after it.
-pub const TYPES: [(&str, Option<&str>, Type); 2] = [("lease", Some("leases"), Type::Lease), ("file", None, Type::File)];
+pub const TYPES: [(&str, Option<&str>, Type); 4] = [
+    ("lease", Some("leases"), Type::Lease),
+    ("configmap", Some("configmaps"), Type::ConfigMap),
+    ("endpoints", None, Type::Endpoints),
+    ("file", None, Type::File),
+];
 
 /// What kind of object the lock is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
     /// A Lease of `coordination.k8s.io/v1`.
     Lease,
+    /// An annotation of a ConfigMap.
+    ConfigMap,
+    /// An annotation of Endpoints.
+    Endpoints,
     /// A file on this machine.
     File,
+}
+
+impl Type {
+    /// How finely its records give times.
+    pub fn precision(self) -> Precision {
+        match self {
+            Type::ConfigMap | Type::Endpoints => Precision::Seconds,
+            Type::Lease | Type::File => Precision::Microseconds,
+        }
+    }
+
+    /// The kind of object that it is on an API server.
+    fn object(self) -> Option<&'static Kind> {
+        match self {
+            Type::Lease => Some(&LEASE),
+            Type::ConfigMap => Some(&CONFIG_MAP),
+            Type::Endpoints => Some(&ENDPOINTS),
+            Type::File => None,
+        }
+    }
 }
 
 /// The answer to come to one request.
@@ -86,26 +120,22 @@ pub struct Options {
 /// One line about what is missing or wrong: the cluster's configuration, the namespace, the lock folder.
 pub async fn open(options: &Options) -> Result<(Box<dyn Lock>, String)> {
     let name = options.name.clone();
-    match options.kind {
-        Type::File => {
-            let namespace = options.namespace.clone().unwrap_or_else(|| "default".into());
-            let lock = FileLock::new(options.folder.as_deref(), namespace.clone(), name)?;
-            if let Some(remote) = lock.remote() {
-                warn!("the lock folder is on {remote}: kernel locks may not reach every contender there");
-            }
-            Ok((Box::new(lock), namespace))
+    let Some(kind) = options.kind.object() else {
+        let namespace = options.namespace.clone().unwrap_or_else(|| "default".into());
+        let lock = FileLock::new(options.folder.as_deref(), namespace.clone(), name)?;
+        if let Some(remote) = lock.remote() {
+            warn!("the lock folder is on {remote}: kernel locks may not reach every contender there");
         }
-        Type::Lease => {
-            // Credentials may come from a program that hangs: in a thread of its own it holds up nobody.
-            let source = options.source.clone();
-            let build = move || Handle::current().block_on(Client::new(&source));
-            let (client, found) = jobs::start(build).await??;
-            let namespace = options.namespace.clone().or(found);
-            let namespace = namespace.context("no namespace: the kubeconfig's context names none; give --namespace")?;
-            valid_name(&namespace, 63, false).map_err(|why| anyhow!("namespace {namespace:?} {why}"))?;
-            Ok((Box::new(LeaseLock::new(client, namespace.clone(), name)), namespace))
-        }
-    }
+        return Ok((Box::new(lock), namespace));
+    };
+    // Credentials may come from a program that hangs: in a thread of its own it holds up nobody.
+    let source = options.source.clone();
+    let build = move || Handle::current().block_on(Client::new(&source));
+    let (client, found) = jobs::start(build).await??;
+    let namespace = options.namespace.clone().or(found);
+    let namespace = namespace.context("no namespace: the kubeconfig's context names none; give --namespace")?;
+    valid_name(&namespace, 63, false).map_err(|why| anyhow!("namespace {namespace:?} {why}"))?;
+    Ok((Box::new(ObjectLock::new(kind, client, namespace.clone(), name)), namespace))
 }
 
 /// Checks a name as the API server does (DNS-1123): of a label, or of a subdomain, which may have dots.

@@ -1,6 +1,7 @@
 //! Black-box tests against a real kube-apiserver and etcd: both are started once, every test gets a
 //! namespace of its own in them, and both are gone when the last test has ended.
 
+mod annotations;
 mod apiserver;
 #[path = "../support/conformance.rs"]
 mod conformance;
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
     // The tests mostly wait, so more of them than there are processors run well side by side.
     arguments.test_threads.get_or_insert(16);
 
-    let tests = [election::TESTS, failures::TESTS, refusals::TESTS, harness::TESTS].concat();
+    let tests = [annotations::TESTS, election::TESTS, failures::TESTS, refusals::TESTS, harness::TESTS].concat();
     // Started here, in the main thread: the servers die with the thread that started them.
     let cluster = (!arguments.list).then(|| Arc::new(Cluster::start()));
     let trials = tests.into_iter().map(|test| trial(test, cluster.clone()));

@@ -163,7 +163,7 @@ impl Peer {
     /// What it writes when it is asked to stop while it leads.
     pub fn release(&self, now: Now) -> Option<Request> {
         let known = self.observed.as_ref().filter(|known| self.leading && known.record.holder == self.identity)?;
-        Some(Request::Update(Record::released(known.record.transitions, now.wall), known.version.clone()))
+        Some(Request::Update(Record::released(known.record.transitions, now.wall.micro_time()), known.version.clone()))
     }
 }
 

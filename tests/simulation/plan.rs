@@ -4,6 +4,7 @@ use crate::random::Random;
 use leader_run::child::guard;
 use leader_run::contender;
 use leader_run::elector;
+use leader_run::record::Precision;
 use std::time::Duration;
 
 pub const STEP_DOWN: i32 = 10;
@@ -157,6 +158,7 @@ fn settings(random: &mut Random, number: usize, lease: u64, twins: bool) -> cont
             retry_period,
             request_timeout: (renew_deadline / 2).clamp(second, second * 10),
             wait: random.chance(0.1).then(|| random.spread(0.5, 30.0)),
+            precision: Precision::Microseconds,
             resume: false,
             seed: random.next(),
         },

@@ -62,7 +62,7 @@ fn a5_a_lock_seen_for_the_first_time_is_valid_for_its_whole_lease() {
 fn a6_acquire_from_empty_led_acked_object() {
     let mut rig = Rig::new(settings());
     rig.get(found(bing(), 5));
-    rig.event(seen(Record::released(3, rig.now.wall), 6));
+    rig.event(seen(Record::released(3, rig.now.wall.micro_time()), 6));
     rig.pass(Duration::from_millis(20));
     assert_eq!(rig.writing_on(), "6");
     assert_eq!(rig.put(written(7)).transitions, 4);

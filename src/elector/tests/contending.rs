@@ -76,7 +76,7 @@ fn the_delay_before_taking_an_empty_lock_widens_with_each_lost_put_and_is_cancel
     let mut rig = Rig::new(settings());
     let mut widest = Duration::ZERO;
     for round in 0..40u64 {
-        rig.get(found(Record::released(0, rig.now.wall), 10 + round * 2));
+        rig.get(found(Record::released(0, rig.now.wall.micro_time()), 10 + round * 2));
         let start = rig.now.at;
         while rig.verb().is_none() {
             rig.pass(Duration::from_millis(1));
@@ -89,7 +89,7 @@ fn the_delay_before_taking_an_empty_lock_widens_with_each_lost_put_and_is_cancel
     }
     assert!((Duration::from_millis(100)..=Duration::from_millis(660)).contains(&widest), "{widest:?}");
     // Another holder is seen before our delay is over: no put.
-    rig.get(found(Record::released(0, rig.now.wall), 200));
+    rig.get(found(Record::released(0, rig.now.wall.micro_time()), 200));
     rig.event(seen(bing(), 201));
     rig.pass(SECOND);
     assert_eq!(rig.verb(), None);

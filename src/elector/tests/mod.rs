@@ -37,6 +37,7 @@ fn settings() -> Settings {
         retry_period: SECOND * 2,
         request_timeout: SECOND * 3,
         wait: None,
+        precision: Precision::Microseconds,
         resume: false,
         seed: 7,
     }

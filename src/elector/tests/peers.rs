@@ -110,12 +110,12 @@ fn x8_a_lock_seen_held_that_vanishes_is_not_created_before_the_lease_is_over() {
 #[test]
 fn x9_a_lock_cleared_while_leading_is_written_again_on_exactly_that_version() {
     let mut rig = Rig::leading();
-    rig.event(seen(Record::released(0, rig.now.wall), 2));
+    rig.event(seen(Record::released(0, rig.now.wall.micro_time()), 2));
     assert_eq!(rig.writing_on(), "2");
     rig.put(written(3));
     assert_eq!((rig.lost.clone(), rig.led.clone().unwrap().token), (None, "1".into()), "the token stays");
     // Cleared after somebody else led: the transitions are not ours any more.
-    rig.event(seen(Record::released(1, rig.now.wall), 9));
+    rig.event(seen(Record::released(1, rig.now.wall.micro_time()), 9));
     assert!(matches!(rig.lost, Some(Loss::Taken(_))));
 }
 
@@ -304,7 +304,7 @@ fn x17_a_standby_that_may_not_watch_polls_as_client_go_does_and_says_so_once() {
     while rig.verb() != Some(Verb::Get) {
         rig.pass(Duration::from_millis(50));
     }
-    rig.get(found(Record::released(0, rig.now.wall), 100));
+    rig.get(found(Record::released(0, rig.now.wall.micro_time()), 100));
     rig.pass(Duration::from_millis(20));
     assert_eq!(rig.writing_on(), "100");
 }
@@ -374,7 +374,7 @@ fn x21_a_conflict_for_a_write_that_was_carried_out_counts_its_second() {
 #[test]
 fn x9_an_empty_lock_of_another_object_is_a_loss() {
     let mut rig = Rig::leading();
-    let record = Record::released(0, rig.now.wall);
+    let record = Record::released(0, rig.now.wall.micro_time());
     rig.event(Event::Change(Change::Seen(Observation { record, version: version("v", 9) })));
     assert!(matches!(rig.lost, Some(Loss::Taken(_))), "somebody else may have led in it");
 }
@@ -382,12 +382,12 @@ fn x9_an_empty_lock_of_another_object_is_a_loss() {
 #[test]
 fn an_older_answer_that_an_event_overtook_is_no_news() {
     let mut rig = Rig::new(settings());
-    rig.get(found(Record::released(0, rig.now.wall), 5));
+    rig.get(found(Record::released(0, rig.now.wall.micro_time()), 5));
     rig.pass(Duration::from_millis(20));
     let mine = rig.put(Err(Failure::Timeout));
     // The get that follows is read before the write is carried out, and answered after its event.
     rig.event(seen(mine.clone(), 6));
-    rig.get(found(Record::released(0, rig.now.wall), 5));
+    rig.get(found(Record::released(0, rig.now.wall.micro_time()), 5));
     rig.get(found(mine, 6));
     rig.put(written(7));
     assert_eq!(rig.led.unwrap().token, "7");
@@ -427,7 +427,7 @@ fn refusals_count_from_the_time_at_which_nobody_else_leads() {
     rig.get(found(bing(), 6));
     rig.event(seen(record("bing", 10, "2026-11-21T07:00:09.000000Z", 0), 7));
     rig.pass(SECOND * 4);
-    rig.event(seen(Record::released(0, rig.now.wall), 8));
+    rig.event(seen(Record::released(0, rig.now.wall.micro_time()), 8));
     rig.pass(Duration::from_millis(20));
     rig.put(Err(Failure::Refused(Verb::Update, "forbidden".into())));
     assert_eq!(rig.over, None);
