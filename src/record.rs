@@ -20,6 +20,9 @@ pub struct Record {
     pub renew_time: String,
     /// How often the lock changed hands.
     pub transitions: i64,
+    /// Of a lock in two objects: what the second one says, where that is something else. It takes part in
+    /// changes only.
+    pub other_half: String,
 }
 
 impl Record {
@@ -35,7 +38,8 @@ impl Record {
 
     /// The record a leader leaves behind: client-go's since 1.20, the one shape that no peer chokes on.
     pub fn released(transitions: i64, at: String) -> Record {
-        Record { holder: String::new(), lease_seconds: Some(1), acquire_time: at.clone(), renew_time: at, transitions }
+        let acquire_time = at.clone();
+        Record { lease_seconds: Some(1), acquire_time, renew_time: at, transitions, ..Record::default() }
     }
 
     /// What is no record: held by somebody unknown until its lease is over. Its text stands where a time does,
@@ -66,6 +70,7 @@ impl Record {
             acquire_time: text("acquireTime"),
             renew_time: text("renewTime"),
             transitions: field("leaderTransitions").and_then(lenient_number).unwrap_or(0).max(0),
+            ..Record::default()
         }
     }
 
@@ -94,6 +99,7 @@ impl Record {
             acquire_time: text("acquireTime"),
             renew_time: text("renewTime"),
             transitions: number("leaseTransitions").unwrap_or(0).max(0),
+            ..Record::default()
         }
     }
 
@@ -166,6 +172,7 @@ mod tests {
             acquire_time: "2026-11-21T07:00:00.000000Z".into(),
             renew_time: "2026-11-21T07:00:10.000000Z".into(),
             transitions: 3,
+            ..Record::default()
         }
     }
 

@@ -427,11 +427,14 @@ impl Elector {
             acquire_time,
             renew_time: self.settings.precision.text(self.renew_time(now)),
             transitions,
+            ..Record::default()
         }
     }
 
     /// Whether this process wrote the record since S. Our name in any other record is another holder.
     fn is_ours(&mut self, record: &Record) -> bool {
+        // A second half that names the same holder is an earlier one of ours, or written on the same version.
+        let record = &Record { other_half: String::new(), ..record.clone() };
         let Some(sent) = self.sent.iter().find(|sent| sent.record == *record) else {
             return Mutant::OurNameIsOurs.is_on() && record.holder == self.settings.identity;
         };

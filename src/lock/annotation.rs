@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 const KEY: &str = "control-plane.alpha.kubernetes.io/leader";
 
 /// A ConfigMap.
-pub static CONFIG_MAP: Kind = Kind {
+pub const CONFIG_MAP: Kind = Kind {
     name: "configmap",
     plural: ConfigMap::URL_PATH_SEGMENT,
     kind: ConfigMap::KIND,
@@ -21,7 +21,7 @@ pub static CONFIG_MAP: Kind = Kind {
 };
 
 /// Endpoints, which need no Service.
-pub static ENDPOINTS: Kind = Kind {
+pub const ENDPOINTS: Kind = Kind {
     name: "endpoints",
     plural: Endpoints::URL_PATH_SEGMENT,
     kind: Endpoints::KIND,

@@ -7,13 +7,31 @@ use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::{Map, Value};
 
 /// A Lease of `coordination.k8s.io/v1`.
-pub static LEASE: Kind = Kind {
+pub const LEASE: Kind = Kind {
     name: "lease",
     plural: Lease::URL_PATH_SEGMENT,
     kind: Lease::KIND,
     api_version: Lease::API_VERSION,
     read: |lease| Record::from_lease_spec(lease.get("spec")),
     write: set_record,
+};
+
+/// The same as one half of a lock whose records give whole seconds.
+pub const LEASE_HALF: Kind = Kind {
+    read: |lease| {
+        let record = (LEASE.read)(lease);
+        let whole = |time: &str| time.strip_suffix(".000000Z").map_or(time.to_owned(), |time| format!("{time}Z"));
+        Record { acquire_time: whole(&record.acquire_time), renew_time: whole(&record.renew_time), ..record }
+    },
+    write: |lease, record| {
+        let micros = |time: &str| match time.strip_suffix('Z') {
+            Some(time) if !time.contains('.') => format!("{time}.000000Z"),
+            _ => time.to_owned(),
+        };
+        let (acquire_time, renew_time) = (micros(&record.acquire_time), micros(&record.renew_time));
+        set_record(lease, &Record { acquire_time, renew_time, ..record.clone() });
+    },
+    ..LEASE
 };
 
 fn set_record(lease: &mut Map<String, Value>, record: &Record) {

@@ -7,9 +7,11 @@ mod annotation;
 pub mod client;
 mod file;
 mod lease;
+mod multi;
 mod object;
 
 pub use file::FileLock;
+pub use multi::MultiLock;
 pub use object::ObjectLock;
 
 use crate::jobs;
@@ -19,19 +21,22 @@ use annotation::{CONFIG_MAP, ENDPOINTS};
 use anyhow::{Context, Result, anyhow};
 use client::{Client, Source};
 use futures_util::Stream;
-use lease::LEASE;
+use lease::{LEASE, LEASE_HALF};
 use object::Kind;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use tokio::runtime::Handle;
 use tracing::warn;
 
 /// The lock types, by the names they go by: ours first, client-go's plural after it.
-pub const TYPES: [(&str, Option<&str>, Type); 4] = [
+pub const TYPES: [(&str, Option<&str>, Type); 6] = [
     ("lease", Some("leases"), Type::Lease),
     ("configmap", Some("configmaps"), Type::ConfigMap),
     ("endpoints", None, Type::Endpoints),
+    ("configmapsleases", None, Type::ConfigMapAndLease),
+    ("endpointsleases", None, Type::EndpointsAndLease),
     ("file", None, Type::File),
 ];
 
@@ -44,6 +49,10 @@ pub enum Type {
     ConfigMap,
     /// An annotation of Endpoints.
     Endpoints,
+    /// Both a ConfigMap and a Lease, for the way from the one to the other.
+    ConfigMapAndLease,
+    /// Both Endpoints and a Lease.
+    EndpointsAndLease,
     /// A file on this machine.
     File,
 }
@@ -52,18 +61,20 @@ impl Type {
     /// How finely its records give times.
     pub fn precision(self) -> Precision {
         match self {
-            Type::ConfigMap | Type::Endpoints => Precision::Seconds,
             Type::Lease | Type::File => Precision::Microseconds,
+            _ => Precision::Seconds,
         }
     }
 
-    /// The kind of object that it is on an API server.
-    fn object(self) -> Option<&'static Kind> {
+    /// The kinds of objects that it is on an API server.
+    fn objects(self) -> &'static [&'static Kind] {
         match self {
-            Type::Lease => Some(&LEASE),
-            Type::ConfigMap => Some(&CONFIG_MAP),
-            Type::Endpoints => Some(&ENDPOINTS),
-            Type::File => None,
+            Type::Lease => &[&LEASE],
+            Type::ConfigMap => &[&CONFIG_MAP],
+            Type::Endpoints => &[&ENDPOINTS],
+            Type::ConfigMapAndLease => &[&CONFIG_MAP, &LEASE_HALF],
+            Type::EndpointsAndLease => &[&ENDPOINTS, &LEASE_HALF],
+            Type::File => &[],
         }
     }
 }
@@ -120,7 +131,7 @@ pub struct Options {
 /// One line about what is missing or wrong: the cluster's configuration, the namespace, the lock folder.
 pub async fn open(options: &Options) -> Result<(Box<dyn Lock>, String)> {
     let name = options.name.clone();
-    let Some(kind) = options.kind.object() else {
+    let [kind, second @ ..] = options.kind.objects() else {
         let namespace = options.namespace.clone().unwrap_or_else(|| "default".into());
         let lock = FileLock::new(options.folder.as_deref(), namespace.clone(), name)?;
         if let Some(remote) = lock.remote() {
@@ -135,7 +146,14 @@ pub async fn open(options: &Options) -> Result<(Box<dyn Lock>, String)> {
     let namespace = options.namespace.clone().or(found);
     let namespace = namespace.context("no namespace: the kubeconfig's context names none; give --namespace")?;
     valid_name(&namespace, 63, false).map_err(|why| anyhow!("namespace {namespace:?} {why}"))?;
-    Ok((Box::new(ObjectLock::new(kind, client, namespace.clone(), name)), namespace))
+    let client = Arc::new(client);
+    let object = |kind| Box::new(ObjectLock::new(kind, client.clone(), namespace.clone(), name.clone()));
+    let first = object(kind);
+    let lock: Box<dyn Lock> = match second {
+        [lease, ..] => Box::new(MultiLock::new(first, object(lease))),
+        [] => first,
+    };
+    Ok((lock, namespace))
 }
 
 /// Checks a name as the API server does (DNS-1123): of a label, or of a subdomain, which may have dots.

@@ -27,7 +27,7 @@ const WATCH_START: Duration = Duration::from_secs(10);
 const MAX_DIGITS: usize = 64;
 
 /// What kind of object it is, and where in it the record is.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Kind {
     /// As people call it: `lease`.
     pub name: &'static str,
@@ -46,14 +46,14 @@ pub struct Kind {
 /// An object of this kind, name and namespace, there or not.
 pub struct ObjectLock {
     kind: &'static Kind,
-    client: Client,
+    client: Arc<Client>,
     namespace: String,
     name: String,
 }
 
 impl ObjectLock {
     /// A lock in this object.
-    pub fn new(kind: &'static Kind, client: Client, namespace: String, name: String) -> ObjectLock {
+    pub fn new(kind: &'static Kind, client: Arc<Client>, namespace: String, name: String) -> ObjectLock {
         ObjectLock { kind, client, namespace, name }
     }
 

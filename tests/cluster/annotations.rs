@@ -6,6 +6,7 @@ use crate::scene::{LOCK, MINIMAL, Scene};
 use crate::support::{POLITE, SHORT, kill_both, wait_for};
 use crate::{Test, support::LONG};
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints};
 use kube::Resource;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -23,21 +24,22 @@ pub const TESTS: &[Test] = &[
     ("annotations::without_the_verbs_it_says_which", without_the_verbs_it_says_which),
 ];
 
-const KEY: &str = "control-plane.alpha.kubernetes.io/leader";
+pub const KEY: &str = "control-plane.alpha.kubernetes.io/leader";
 
-trait Object:
+pub trait Object:
     Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Serialize + DeserializeOwned + Clone + Debug
 {
 }
 impl Object for ConfigMap {}
 impl Object for Endpoints {}
+impl Object for Lease {}
 
 fn read<K: Object>(namespace: &Namespace) -> Option<Value> {
     let found = namespace.block_on(namespace.api::<K>().get_opt(LOCK)).expect("get the lock");
     found.map(|object| serde_json::to_value(object).expect("JSON"))
 }
 
-fn create<K: Object>(namespace: &Namespace, name: &str, rest: &Value) {
+pub fn create<K: Object>(namespace: &Namespace, name: &str, rest: &Value) {
     let mut object = json!({"metadata": {"name": name}});
     object.as_object_mut().expect("an object").extend(rest.as_object().expect("an object").clone());
     object["metadata"]["name"] = name.into();
@@ -46,7 +48,7 @@ fn create<K: Object>(namespace: &Namespace, name: &str, rest: &Value) {
 }
 
 /// The annotation's text.
-fn annotation<K: Object>(namespace: &Namespace) -> String {
+pub fn annotation<K: Object>(namespace: &Namespace) -> String {
     let object = read::<K>(namespace).unwrap_or_default();
     object["metadata"]["annotations"][KEY].as_str().unwrap_or_default().to_owned()
 }

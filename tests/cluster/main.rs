@@ -13,6 +13,7 @@ mod ground;
 mod harness;
 #[path = "../support/kubeconfig.rs"]
 mod kubeconfig;
+mod multilock;
 mod namespace;
 #[path = "../support/nemesis.rs"]
 mod nemesis;
@@ -44,7 +45,9 @@ fn main() -> ExitCode {
     // The tests mostly wait, so more of them than there are processors run well side by side.
     arguments.test_threads.get_or_insert(16);
 
-    let tests = [annotations::TESTS, election::TESTS, failures::TESTS, refusals::TESTS, harness::TESTS].concat();
+    let tests =
+        [annotations::TESTS, multilock::TESTS, election::TESTS, failures::TESTS, refusals::TESTS, harness::TESTS]
+            .concat();
     // Started here, in the main thread: the servers die with the thread that started them.
     let cluster = (!arguments.list).then(|| Arc::new(Cluster::start()));
     let trials = tests.into_iter().map(|test| trial(test, cluster.clone()));

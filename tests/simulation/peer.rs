@@ -74,6 +74,7 @@ impl Peer {
             acquire_time: self.acquired.clone(),
             renew_time: now.wall.micro_time(),
             transitions,
+            ..Record::default()
         }
     }
 

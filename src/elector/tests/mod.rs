@@ -50,6 +50,7 @@ fn record(holder: &str, lease_seconds: u32, renewed: &str, transitions: i64) -> 
         acquire_time: "2026-11-21T07:00:00.000000Z".into(),
         renew_time: renewed.into(),
         transitions,
+        ..Record::default()
     }
 }
 
