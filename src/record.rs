@@ -276,6 +276,48 @@ mod tests {
         }
     }
 
+    /// A record that is damaged in any way is never taken for a free one, unless it says that nobody holds it.
+    #[test]
+    fn a_damaged_record_is_held() {
+        let whole = [
+            r#"{"holderIdentity":"host-a_9b2f","leaseDurationSeconds":15,"acquireTime":"2026-11-21T07:00:00Z","renewTime":"2026-11-21T07:00:10Z","leaderTransitions":3}"#,
+            r#"{"holderIdentity": "b1c", "leaseDurationSeconds": "17", "acquireTime": "2026-11-21 09:00:00.123456", "renewTime": "2026-11-21 09:00:05"}"#,
+            r#"{"holderIdentity":"f8","leaseDuration":"PT15S","acquireTime":"2026-11-21T07:00:00.000000Z","leaderTransitions":0}"#,
+        ];
+        let mut state = 1_u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let mut still_held = 0;
+        for round in 0..10_000 {
+            let mut text = whole[round % whole.len()].as_bytes().to_vec();
+            for _ in 0..=random(4) {
+                let (at, other) = (random(text.len()), random(text.len()));
+                match random(5) {
+                    0 => drop(text.remove(at)),
+                    1 => text[at] = random(256) as u8,
+                    2 => text.insert(at, b"\"{}[],:0-.e\\\0"[random(13)]),
+                    3 => text.swap(at, other),
+                    _ => text.truncate(at.max(1)),
+                }
+                if text.is_empty() {
+                    break;
+                }
+            }
+            let text = String::from_utf8_lossy(&text);
+            let record = Record::from_annotation(&text);
+            assert!(record.lease_seconds != Some(0), "{text}");
+            let says_so = serde_json::from_str::<Map<String, Value>>(&text).is_ok_and(|fields| {
+                let holder = fields.iter().find(|(key, _)| key.eq_ignore_ascii_case("holderIdentity"));
+                holder.is_none_or(|(_, holder)| holder.as_str().unwrap_or_default().is_empty())
+            });
+            assert_eq!(record.is_free(), says_so, "{text}");
+            still_held += usize::from(!record.is_free());
+        }
+        assert!(still_held > 5_000, "{still_held}");
+    }
+
     #[test]
     fn what_is_no_record_is_held_and_its_changes_show() {
         for text in ["", "[]", "null", "1", "{", r#""text""#] {
