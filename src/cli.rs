@@ -248,7 +248,7 @@ fn lock_type(text: &str) -> Result<Type, String> {
     let known = TYPES.iter().find(|(name, plural, _)| *name == text || *plural == Some(text));
     known.map(|(.., lock)| *lock).ok_or_else(|| {
         let names: Vec<_> = TYPES.iter().map(|(name, ..)| *name).collect();
-        format!("unknown lock type; use {}", names.join(" or "))
+        format!("unknown lock type; use one of {}", names.join(", "))
     })
 }
 

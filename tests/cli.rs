@@ -25,7 +25,7 @@ fn bad_input_gets_one_line_and_125() {
         (&["--lock", "file", "--name", "demo"], &["no command"]),
         (&["--lock", "file", "--name", "demo", "--"], &["no command"]),
         (&["--lock", "file", "true"], &["\"true\"", "after --"]),
-        (&["--lock", "paper", "--", "true"], &["unknown lock type", "lease or file"]),
+        (&["--lock", "paper", "--", "true"], &["unknown lock type", "lease, configmap"]),
         (&["--lokc", "file", "--", "true"], &["--lokc", "did you mean --lock"]),
         (&["--lock", "file", "--name", "Not_Valid", "--", "true"], &["--name", "lower-case"]),
         (&["--lock", "file", "--name", "", "--", "true"], &["--name"]),
