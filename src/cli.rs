@@ -36,7 +36,8 @@ pub enum OnLost {
     max_term_width = 100
 )]
 pub struct Cli {
-    /// Where the lock lives: lease (a Kubernetes Lease) or file (this machine, no cluster)
+    /// Where the lock lives: lease (a Kubernetes Lease), configmap or endpoints (older locks), configmapsleases or
+    /// endpointsleases (both at once, on the way to leases), file (this machine, no cluster)
     #[arg(long, value_name = "TYPE", env = "LEADER_RUN_LOCK", default_value = "lease", value_parser = lock_type)]
     #[arg(help_heading = "Lock", hide_env = true)]
     pub lock: Type,

@@ -184,7 +184,7 @@ fn a_record_of_another_contender_can_forge_no_message() {
 fn with_file(folder: &TempDir, options: &[&str]) -> Command {
     let mut command = leader_run();
     command.args(["--lock", "file", "--name", "demo", "--lock-dir"]).arg(folder.path());
-    command.args(options).args(["--", "sh", "-c", "echo child; trap 'exit 3' TERM; while :; do sleep 0.02; done"]);
+    command.args(options).args(["--", "sh", "-c", "trap 'exit 3' TERM; echo child; while :; do sleep 0.02; done"]);
     command
 }
 
