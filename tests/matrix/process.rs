@@ -105,7 +105,8 @@ fn members(contender: &Contender, guard: i32) -> Vec<i32> {
         let tree = tree(guard);
         let is_daemon =
             |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x00300\x00");
-        (tree.len() >= 3 && tree.iter().any(is_daemon)).then_some(tree)
+        // And nobody who is there for a moment only.
+        (tree.len() == 3 && tree.iter().any(is_daemon)).then_some(tree)
     })
 }
 
