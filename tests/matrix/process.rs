@@ -105,8 +105,10 @@ fn members(contender: &Contender, guard: i32) -> Vec<i32> {
         let tree = tree(guard);
         let is_daemon =
             |pid: &i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x00300\x00");
+        let is_init = |pid: &i32| fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name == b"leader-run\n");
         // And nobody who is there for a moment only.
-        (tree.len() == 3 && tree.iter().any(is_daemon)).then_some(tree)
+        let family = tree.iter().filter(|pid| !is_init(pid)).count();
+        (family == 3 && tree.iter().any(is_daemon)).then_some(tree)
     })
 }
 
