@@ -40,6 +40,7 @@ use crate::{
     kubeconfig::{client, kubeconfig},
     proxy::{Recorded, Upstream},
     store::{Event, Key, Refusal, Snapshot, Store, matches},
+    support::{LONG, wait_for},
     tls::Tls,
 };
 
@@ -267,11 +268,13 @@ fn key(name: &str) -> Key {
     (NAMESPACE.into(), name.into())
 }
 
+/// A port that was given up for a while may be the near end of somebody's connection, and is waited for.
 fn socket(address: SocketAddr) -> TcpSocket {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_reuseaddr(true).expect("a port that can be shared");
-    socket.bind(address).expect("a free port");
-    socket
+    wait_for("a free port", LONG, || {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("a port that can be shared");
+        socket.bind(address).ok().map(|()| socket)
+    })
 }
 
 async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<State>) {
