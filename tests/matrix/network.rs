@@ -2,9 +2,9 @@
 
 use crate::faults::{Fault, Matcher, refusal};
 use crate::proxy::Proxy;
-use crate::scene::{L, P, Scene, at_once, child, loses, seconds, undisturbed};
+use crate::scene::{L, Lost, P, Scene, at_once, child, loses, seconds, undisturbed};
 use crate::server::TOKEN;
-use crate::support::{LONG, POLITE, STUBBORN, wait_for};
+use crate::support::{Contender, LONG, POLITE, STUBBORN, wait_for};
 use crate::{Row, Seen};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -75,20 +75,33 @@ pub const ROWS: &[Row] = &[
     },
 ];
 
+/// A leader that this has cut off from its lock, right after a renewal.
+struct CutOff {
+    scene: Scene,
+    standby: Contender,
+    since: Instant,
+    lost: Lost,
+}
+
+fn cut_off(fault: fn(&Proxy)) -> CutOff {
+    let scene = Scene::new();
+    let proxy = Proxy::start(&scene.server);
+    let mut leader = scene.behind(&proxy, "leader", STUBBORN);
+    let pid = child(&leader);
+    let standby = scene.contender("standby", POLITE);
+    standby.wait_line("waiting");
+    scene.after_a_renewal("leader");
+    sleep(P / 4);
+    let since = proxy.last_renewal();
+    fault(&proxy);
+    let lost = loses(&mut leader, pid, since);
+    CutOff { scene, standby, since, lost }
+}
+
 fn partition() -> Seen {
     let case = |name: &'static str, fault: fn(&Proxy)| -> Box<dyn FnOnce() -> String + Send> {
         Box::new(move || {
-            let scene = Scene::new();
-            let proxy = Proxy::start(&scene.server);
-            let mut leader = scene.behind(&proxy, "leader", STUBBORN);
-            let pid = child(&leader);
-            let standby = scene.contender("standby", POLITE);
-            standby.wait_line("waiting");
-            scene.after_a_renewal("leader");
-            sleep(P / 4);
-            let since = proxy.last_renewal();
-            fault(&proxy);
-            let lost = loses(&mut leader, pid, since);
+            let CutOff { scene, standby, lost, .. } = cut_off(fault);
             format!("{name}: {lost}; the next child after {}", scene.handover("leader", &standby))
         })
     };
@@ -101,17 +114,7 @@ fn lost_answers() -> Seen {
     }
     let case = |name: &'static str, fault: fn(&Proxy)| -> Box<dyn FnOnce() -> String + Send> {
         Box::new(move || {
-            let scene = Scene::new();
-            let proxy = Proxy::start(&scene.server);
-            let mut leader = scene.behind(&proxy, "leader", STUBBORN);
-            let pid = child(&leader);
-            let standby = scene.contender("standby", POLITE);
-            standby.wait_line("waiting");
-            scene.after_a_renewal("leader");
-            sleep(P / 4);
-            let since = proxy.last_renewal();
-            fault(&proxy);
-            let lost = loses(&mut leader, pid, since);
+            let CutOff { scene, standby, lost, since } = cut_off(fault);
             let unheard = scene.writes("leader").into_iter().filter(|at| *at > since).count();
             assert!(unheard > 0, "no renewal was carried out unheard");
             let next = scene.handover("leader", &standby);

@@ -1,7 +1,7 @@
 //! What can happen to leader-run and to its guard: killed, stopped, frozen, short of memory, broken.
 
 use crate::cgroup::{Cgroup, Setting, THAWED};
-use crate::scene::{K, L, LATE, P, R, Scene, at_once, child, seconds};
+use crate::scene::{K, L, LATE, P, R, Scene, all_at_once, at_once, child, seconds};
 use crate::server::TOKEN;
 use crate::support::{
     Contender, DAEMON, LONG, POLITE, SHORT, STUBBORN, as_pid_1, children, is_alive, kill_at_once, leader_run, median,
@@ -12,7 +12,6 @@ use nix::libc::{SIGCONT, SIGKILL, SIGSTOP};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
@@ -247,14 +246,7 @@ fn both_killed() -> Seen {
 
 /// Does the same five times at once. The median of what was measured is held to the promise.
 fn five_at_once(promise: Duration, case: fn() -> Duration) -> String {
-    let times = &Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..5).map(|_| scope.spawn(|| times.lock().unwrap().push(case()))).collect();
-        for thread in threads {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        }
-    });
-    let times = times.lock().unwrap().clone();
+    let times = all_at_once(vec![case; 5]);
     let (median, worst) = (median(times.clone()), *times.iter().max().unwrap());
     assert!(median <= promise, "{times:?}");
     format!("gone {}, at the most {}", seconds(median), seconds(worst))
@@ -345,14 +337,7 @@ fn frozen() -> Seen {
         Err(why) => return Seen::NotInjected(why),
     };
     drop(group);
-    let times = &Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| times.lock().unwrap().push(frozen_once()))).collect();
-        for thread in threads {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        }
-    });
-    let times = times.lock().unwrap().clone();
+    let times = all_at_once(vec![frozen_once; 3]);
     let ran = median(times.clone());
     assert!(ran <= Duration::from_millis(20), "{times:?}");
     let worst = seconds(*times.iter().max().unwrap());

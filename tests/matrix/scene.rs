@@ -193,10 +193,13 @@ pub fn undisturbed(leader: &mut Contender, standbys: &[&Contender], time: Durati
 
 /// Does several things at once, and says what each came to.
 pub fn at_once(cases: Vec<Box<dyn FnOnce() -> String + Send>>) -> String {
+    all_at_once(cases).join("; ")
+}
+
+/// Does several things at once, and returns what each came to.
+pub fn all_at_once<T: Send + 'static>(cases: Vec<impl FnOnce() -> T + Send + 'static>) -> Vec<T> {
     let threads: Vec<_> = cases.into_iter().map(thread::spawn).collect();
-    let said: Vec<_> =
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect();
-    said.join("; ")
+    threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
 }
 
 /// With two decimals, as people read it.
