@@ -9,6 +9,7 @@ use crate::exit::Refusal;
 use crate::lock::{TYPES, Type};
 use crate::report::log::Format;
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 use nix::libc::{SIGINT, SIGTERM};
 use std::ffi::OsString;
@@ -139,6 +140,31 @@ pub struct Cli {
     #[arg(help_heading = "Kubernetes", hide_env = true, allow_hyphen_values = true)]
     pub request_timeout: Option<Duration>,
 
+    /// Tell of each change of leader in Kubernetes Events at the lock, where the Role allows it; on by default
+    #[arg(long, env = "LEADER_RUN_EVENTS", action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
+    #[arg(
+        default_value_t = true,
+        default_missing_value = "true",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    #[arg(value_name = "BOOL", help_heading = "Reports", hide_env = true)]
+    pub events: bool,
+
+    /// Leave no events
+    #[arg(long, env = "LEADER_RUN_NO_EVENTS", help_heading = "Reports", hide_env = true)]
+    pub no_events: bool,
+
+    /// Run CMD for each leader seen, ours and others', with its identity in LEADER_ELECTION_LEADER (empty: none);
+    /// split into words, no shell, 30s at most
+    #[arg(long, value_name = "CMD", env = "LEADER_RUN_ON_NEW_LEADER", help_heading = "Reports", hide_env = true)]
+    pub on_new_leader: Option<String>,
+
+    /// Run CMD after each term of ours, when its processes are gone and the lock is given back, with the reason in
+    /// LEADER_ELECTION_REASON: exited, stopped, stepped-down, lost or failed
+    #[arg(long, value_name = "CMD", env = "LEADER_RUN_ON_STOPPED_LEADING", help_heading = "Reports", hide_env = true)]
+    pub on_stopped_leading: Option<String>,
+
     /// Messages on standard error as text or json
     #[arg(long, value_name = "FORMAT", env = "LEADER_RUN_LOG_FORMAT", default_value = "text", value_parser = log_format)]
     #[arg(help_heading = "Reports", hide_env = true)]
@@ -168,7 +194,17 @@ impl Cli {
     /// # Errors
     /// One line about what is wrong with them.
     pub fn read() -> Result<Option<Cli>, Refusal> {
-        match Self::command().try_get_matches().and_then(|matches| Self::from_arg_matches(&matches)) {
+        let read = Self::command().try_get_matches().and_then(|matches| {
+            let mut cli = Self::from_arg_matches(&matches)?;
+            // Of two that undo each other the last one counts, and the environment for less than any.
+            let place = |id| {
+                let given = matches.value_source(id) == Some(ValueSource::CommandLine);
+                given.then(|| matches.index_of(id)).flatten()
+            };
+            cli.no_events &= place("no_events") >= place("events");
+            Ok(cli)
+        });
+        match read {
             Ok(cli) => Ok(Some(cli)),
             Err(error) if error.kind() == ErrorKind::DisplayVersion => {
                 let _ = error.print();

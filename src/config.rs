@@ -165,6 +165,12 @@ pub struct Config {
     pub pid_namespace: bool,
     /// The exit code after a loss.
     pub lost_exit_code: i32,
+    /// Leave events at the lock.
+    pub events: bool,
+    /// Run for each leader seen.
+    pub on_new_leader: Option<Callback>,
+    /// Run after each term of ours.
+    pub on_stopped_leading: Option<Callback>,
     /// The file to execute.
     pub program: PathBuf,
     /// The command and its arguments, as typed.
@@ -205,6 +211,9 @@ impl Config {
                 }
             }
         })?;
+        let callback = |option, command: Option<String>| command.map(|text| Callback::new(option, &text)).transpose();
+        let on_new_leader = callback("--on-new-leader", cli.on_new_leader)?;
+        let on_stopped_leading = callback("--on-stopped-leading", cli.on_stopped_leading)?;
         let identity = match cli.identity {
             Some(identity) => identity,
             None => own_identity()?,
@@ -226,9 +235,40 @@ impl Config {
             wait_all: cli.wait_all,
             pid_namespace: cli.pid_namespace,
             lost_exit_code: cli.lost_exit_code.into(),
+            events: cli.events && !cli.no_events,
+            on_new_leader,
+            on_stopped_leading,
             program,
             command: cli.command,
         })
+    }
+}
+
+/// A command of the user's that is run when something happens.
+#[derive(Clone, Debug)]
+pub struct Callback {
+    /// The option that names it.
+    pub option: &'static str,
+    /// The file to execute.
+    pub program: PathBuf,
+    /// The command and its arguments.
+    pub words: Vec<String>,
+}
+
+impl Callback {
+    fn new(option: &'static str, text: &str) -> Result<Callback, Refusal> {
+        let words = shlex::split(text).ok_or_else(|| Refusal::new(format!("{option} {text:?} has an open quote")))?;
+        let Some(command) = words.first() else {
+            return Err(Refusal::new(format!("{option} is empty: give it a command")));
+        };
+        let program = spawn::look_up(command.as_ref()).map_err(|missing| {
+            let how = match missing {
+                Missing::NotFound => "command not found (it is no shell command; for one, give sh -c '...')",
+                Missing::NotExecutable => "cannot be executed",
+            };
+            Refusal::new(format!("{option}: {command}: {how}"))
+        })?;
+        Ok(Callback { option, program, words })
     }
 }
 

@@ -88,6 +88,8 @@ pub enum Said {
     Notice(Notice),
     /// An election ended that holds nothing any more.
     Over(Outcome),
+    /// A term of ours is over: no process of it is left, and the lock is given back, where it is.
+    Ended(End),
     /// News of the tree.
     Tree(FromGuard),
     /// This signal asks us to stop.
@@ -98,6 +100,21 @@ pub enum Said {
     Again,
     /// The guard has failed, in this way.
     GuardFailed(&'static str),
+}
+
+/// Why a term of ours is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The child ended by itself, or could not be started.
+    Exited,
+    /// A signal asked us to stop.
+    Stopped,
+    /// A signal asked us to give up leadership.
+    SteppedDown,
+    /// Leadership was lost.
+    Lost,
+    /// The guard failed.
+    Failed,
 }
 
 /// A time of leadership, as seen from the child's side.
@@ -284,6 +301,7 @@ impl Contender {
 
     /// Leadership is lost, and no process of the term is left.
     fn after_loss(&mut self, now: Now) {
+        self.say(Said::Ended(if self.guard_alive() { End::Lost } else { End::Failed }));
         if self.settings.rejoin && self.stop.is_none_or(|stop| stop.again) && self.guard_alive() {
             self.contend_again(now.at);
         } else {
@@ -463,6 +481,14 @@ impl Contender {
             _ => Some(exit::OWN_FAILURE),
         };
         self.say(Said::Over(outcome));
+        if self.term.is_some() {
+            self.say(Said::Ended(match self.stop {
+                _ if !self.guard_alive() => End::Failed,
+                Some(Stop { again: true, .. }) => End::SteppedDown,
+                Some(_) => End::Stopped,
+                None => End::Exited,
+            }));
+        }
         match code {
             Some(code) => self.out.push(Action::Exit(code)),
             None => self.contend_again(now.at.plus(self.settings.election.retry_period)),

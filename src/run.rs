@@ -6,11 +6,11 @@ use crate::child::tree::Walker;
 use crate::child::{self, Guard, KILL_ROUND};
 use crate::clock::Now;
 use crate::config::Config;
-use crate::contender::{Action, Contender, Event, Said, Settings};
+use crate::contender::{Action, Contender, Event, Settings};
 use crate::elector;
 use crate::exit::{self, Refusal};
 use crate::lock::{self, Answer, Changes, Lock};
-use crate::report::{duration, words};
+use crate::report::{Reports, duration};
 use crate::store::{Change, Failure, Reply, Request};
 use futures_util::StreamExt;
 use nix::libc::{SIGINT, SIGTERM};
@@ -42,10 +42,10 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
         }
     };
     debug!("contending for {lock} as {}", crate::text::shown(&config.identity));
-    let mut contender = Contender::new(settings(config, &namespace)?, now);
+    let settings = settings(config, &namespace)?;
     let mut run = Run {
-        config,
         lock: &*lock,
+        reports: Reports::new(config, &*lock, &settings.env),
         guard,
         signals,
         alarm: Alarm::new()?,
@@ -54,10 +54,12 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
         guard_lives: true,
         killing: None,
     };
+    let mut contender = Contender::new(settings, now);
     let mut event = Event::Tick;
     loop {
         for action in contender.step(Now::read(), event) {
             if let Some(code) = run.act(action) {
+                run.reports.finish().await;
                 match run.guard_lives {
                     true => run.guard.dismiss(),
                     false => child::sweep(),
@@ -121,8 +123,8 @@ fn settings(config: &Config, namespace: &str) -> Result<Settings, Refusal> {
 }
 
 struct Run<'a> {
-    config: &'a Config,
     lock: &'a dyn Lock,
+    reports: Reports<'a>,
     guard: Guard,
     signals: &'a Signals,
     alarm: Alarm,
@@ -147,14 +149,10 @@ impl Run<'_> {
                 (self.guard_lives, self.killing) = (false, Some(Walker::new()));
                 self.guard.kill();
             }
-            Action::Say(said) => self.say(&said),
+            Action::Say(said) => self.reports.say(&said),
             Action::Exit(code) => return Some(code),
         }
         None
-    }
-
-    fn say(&self, said: &Said) {
-        words::say(self.lock, self.config, said);
     }
 
     fn send(&mut self, id: u64, request: Request, limit: Duration) {

@@ -80,6 +80,8 @@ impl Elector {
                 token: term.version.revision.clone(),
                 transitions: term.transitions,
             }));
+            let identity = self.settings.identity.clone();
+            self.report_leader(&identity);
         } else {
             term.next = now.at;
         }
@@ -109,6 +111,9 @@ impl Elector {
             return;
         }
         self.phase = Phase::Over;
+        if let Loss::Taken(holder) = &loss {
+            self.report_leader(holder);
+        }
         self.out.push(Action::Lost(loss));
         if Mutant::ReleaseAfterLoss.is_on() {
             self.start_release(now, None);
@@ -292,12 +297,15 @@ impl Elector {
         match answer {
             // The create that was waited for: now look.
             _ if matches!(pending.request, Request::Create(_)) => {}
-            Ok(Reply::Written(_)) => self.over(outcome.unwrap_or(Outcome::Released)),
             Ok(Reply::Found(Some(found))) if ours => {
                 release.ours = Some((found.version, found.record.transitions));
             }
-            // Cleared, taken or deleted: there is nothing of ours to give back.
-            Ok(Reply::Found(_)) => self.over(outcome.unwrap_or(Outcome::Released)),
+            // Given back; or cleared, taken or deleted: there is nothing of ours to give back.
+            Ok(reply) => {
+                let there = if let Reply::Found(Some(found)) = reply { found.record.holder } else { String::new() };
+                self.report_leader(&there);
+                self.over(outcome.unwrap_or(Outcome::Released));
+            }
             Err(failure) => {
                 release.ours = None;
                 if failure != Failure::Conflict {

@@ -148,6 +148,8 @@ pub enum Notice {
     Recreating,
     /// The lock was cleared under us and is written again.
     Reasserting,
+    /// The lock names this leader now, or nobody: client-go's OnNewLeader.
+    Leader(String),
 }
 
 #[derive(Debug)]
@@ -217,6 +219,8 @@ pub struct Elector {
     /// The last failure, until a request of the same verb succeeds.
     failing: Option<(Verb, Failure)>,
     finishing: bool,
+    /// The leader people were last told of.
+    leader: String,
     out: Vec<Action>,
 }
 
@@ -239,6 +243,7 @@ impl Elector {
             event: None,
             failing: None,
             finishing: false,
+            leader: String::new(),
             out: Vec::new(),
             settings,
         }
@@ -251,6 +256,7 @@ impl Elector {
         let mut next = Elector::new(Settings { seed, resume: false, ..self.settings.clone() }, now);
         next.standby.remember(&self.standby);
         next.last_sent = self.last_sent;
+        next.leader = self.leader.clone();
         next
     }
 
@@ -459,6 +465,15 @@ impl Elector {
 
     fn last_failure(&self) -> Option<Failure> {
         self.failing.as_ref().map(|(_, failure)| failure.clone())
+    }
+
+    /// Tells people who leads, where that is somebody else than before. As in client-go, a lock that is free at
+    /// the first look is no news.
+    fn report_leader(&mut self, holder: &str) {
+        if self.leader != holder {
+            self.leader = holder.into();
+            self.out.push(Action::Say(Notice::Leader(holder.into())));
+        }
     }
 
     fn over(&mut self, outcome: Outcome) {

@@ -154,8 +154,12 @@ impl Elector {
             let lease = seen.record.lease_duration(self.settings.lease_duration);
             self.out.push(Action::Say(Notice::Waiting(seen.record.clone(), lease)));
         }
+        let holder = seen.record.holder.clone();
         standby.known =
             Known::Present(Present { record: seen.record, version: seen.version, since: now.at, take_at, ours });
+        if !ours {
+            self.report_leader(&holder);
+        }
     }
 
     /// The lock is not there, as a get or an event (then with the version that was deleted) said.

@@ -7,6 +7,8 @@ use crate::jobs;
 use crate::store::{Failure, Verb};
 use crate::text::shown;
 use anyhow::{Result, anyhow, bail, ensure};
+use futures_util::FutureExt;
+use futures_util::future::Shared;
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http_body_util::{BodyExt, Limited};
@@ -22,10 +24,10 @@ use std::error::Error;
 use std::iter::successors;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer, ServiceBuilder, ServiceExt, service_fn};
 
@@ -96,7 +98,7 @@ impl Client {
     /// Sends a request whose answer is a stream, and returns its status and body.
     pub async fn stream(&self, mut request: http::Request<Vec<u8>>) -> Result<http::Response<Body>, Failure> {
         if let Some(program) = &self.program {
-            let header = program.credentials().await.map_err(|e| self.transport(&*e))?;
+            let header = program.credentials().await.map_err(|e| self.transport(&**e))?;
             request.headers_mut().insert(AUTHORIZATION, header);
         }
         self.client.send(request.map(Body::from)).await.map_err(|e| self.transport(&e))
@@ -121,8 +123,11 @@ impl Client {
 /// request that needed it is given up meanwhile, what it brings is for the next one.
 struct Program {
     source: BoxCloneSyncService<http::Request<Body>, http::Response<HeaderValue>, BoxError>,
-    asked: Mutex<Option<JoinHandle<Result<HeaderValue, BoxError>>>>,
+    asked: Mutex<Option<Asked>>,
 }
+
+/// Everybody who asks meanwhile gets the same answer.
+type Asked = Shared<Pin<Box<dyn Future<Output = Result<HeaderValue, Arc<BoxError>>> + Send>>>;
 
 impl Program {
     fn new(layer: AuthLayer) -> Program {
@@ -134,16 +139,18 @@ impl Program {
         Program { source: BoxCloneSyncService::new(layer.layer(echo)), asked: Mutex::default() }
     }
 
-    async fn credentials(&self) -> Result<HeaderValue, BoxError> {
-        let mut asked = self.asked.lock().await;
-        let answer = asked.get_or_insert_with(|| {
-            let source = self.source.clone();
-            let ask = source.oneshot(http::Request::new(Body::empty()));
-            jobs::start(move || Handle::current().block_on(ask).map(http::Response::into_body))
-        });
-        let answer = answer.await;
-        *asked = None;
-        answer?
+    async fn credentials(&self) -> Result<HeaderValue, Arc<BoxError>> {
+        let slot = || self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let ask = || {
+            let ask = self.source.clone().oneshot(http::Request::new(Body::empty()));
+            let asking = jobs::start(move || Handle::current().block_on(ask).map(http::Response::into_body));
+            let answer = async { asking.await.map_err(BoxError::from).flatten().map_err(Arc::new) };
+            answer.boxed().shared()
+        };
+        let asked = slot().get_or_insert_with(ask).clone();
+        let answer = asked.clone().await;
+        slot().take_if(|latest| latest.ptr_eq(&asked));
+        answer
     }
 }
 

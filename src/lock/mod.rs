@@ -85,6 +85,9 @@ pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + 'a>>
 /// What a watch reports. It ends after [`Change::Ended`].
 pub type Changes<'a> = Pin<Box<dyn Stream<Item = Change> + 'a>>;
 
+/// An event on its way to the API server.
+pub type Announcement = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
+
 /// A place for one election record, with compare-and-swap. Shown as people call it: `lease ops/cronworker`.
 pub trait Lock: Display {
     /// Reads the latest version, past every cache.
@@ -99,6 +102,12 @@ pub trait Lock: Display {
 
     /// Reports every change after this version; without one, begins with what is there.
     fn watch(&self, from: Option<Version>) -> Changes<'_>;
+
+    /// Leaves an event with this message at the lock, for people to read, where it is of a kind that has events:
+    /// one at each object.
+    fn announce(&self, _message: &str) -> Vec<Announcement> {
+        Vec::new()
+    }
 
     /// Carries out a request of the elector.
     fn request(&self, request: Request) -> Answer<'_> {

@@ -5,7 +5,7 @@
 //! written on the version that was read with the first half, never on a later one: that one may be another
 //! holder's.
 
-use super::{Answer, Changes, Lock};
+use super::{Announcement, Answer, Changes, Lock};
 use crate::record::Record;
 use crate::store::{Change, Failure, Observation, Reply, Version};
 use futures_util::stream::{self, StreamExt};
@@ -138,6 +138,10 @@ impl Lock for MultiLock {
             let _writing = self.start_writing().await;
             self.write(record, &version).await.map(Reply::Written)
         })
+    }
+
+    fn announce(&self, message: &str) -> Vec<Announcement> {
+        self.first.announce(message).into_iter().chain(self.lease.announce(message)).collect()
     }
 
     /// A change of one half says little: both are read then.

@@ -3,14 +3,16 @@
 //! The object is kept as the JSON that was read: a typed one would drop the fields that it does not know.
 
 use super::client::{Client, MAX_BODY, excerpt, failure};
-use super::{Answer, Changes, Lock};
+use super::{Announcement, Answer, Changes, Lock};
+use crate::clock::Now;
 use crate::mutant::Mutant;
-use crate::record::Record;
+use crate::record::{Precision, Record};
 use crate::store::{Change, Failure, Observation, Reply, Verb, Version};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use http::Request;
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::pin::pin;
@@ -49,12 +51,14 @@ pub struct ObjectLock {
     client: Arc<Client>,
     namespace: String,
     name: String,
+    /// The uid that it was last seen with: `kubectl describe` shows the events of that one only.
+    uid: RefCell<String>,
 }
 
 impl ObjectLock {
     /// A lock in this object.
     pub fn new(kind: &'static Kind, client: Arc<Client>, namespace: String, name: String) -> ObjectLock {
-        ObjectLock { kind, client, namespace, name }
+        ObjectLock { kind, client, namespace, name, uid: RefCell::default() }
     }
 
     fn collection(&self) -> String {
@@ -82,6 +86,7 @@ impl ObjectLock {
     async fn send(&self, verb: Verb, request: Request<Vec<u8>>) -> Result<Value, Failure> {
         let (status, answer) = self.client.send(request).await?;
         if (200..300).contains(&status) && is_named(&answer, &self.name) {
+            self.remember(&answer);
             return Ok(answer);
         }
         Err(self.failure(verb, status, &answer))
@@ -96,6 +101,11 @@ impl ObjectLock {
         let mut object = (*version.object).clone();
         self.set_record(&mut object, record);
         self.write(Verb::Update, with_body(Request::put(self.object()), &object)).await
+    }
+
+    fn remember(&self, object: &Value) {
+        let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+        self.uid.replace(uid.into());
     }
 
     fn set_record(&self, object: &mut Value, record: &Record) {
@@ -176,6 +186,31 @@ impl Lock for ObjectLock {
             }
             answer
         })
+    }
+
+    /// In client-go's words and of the same kind, so that one history is told whoever leads.
+    fn announce(&self, message: &str) -> Vec<Announcement> {
+        let at = Precision::Seconds.text(Now::read().wall);
+        let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
+        let event = json!({
+            "apiVersion": "v1", "kind": "Event",
+            "metadata": {"generateName": format!("{}.", self.name), "namespace": self.namespace},
+            "involvedObject": {
+                "apiVersion": self.kind.api_version, "kind": self.kind.kind,
+                "namespace": self.namespace, "name": self.name, "uid": *self.uid.borrow(),
+            },
+            "reason": "LeaderElection", "message": message, "type": "Normal",
+            "firstTimestamp": at, "lastTimestamp": at, "count": 1,
+            "source": {"component": "leader-run", "host": host}, "reportingComponent": "leader-run",
+        });
+        let request = with_body(Request::post(format!("/api/v1/namespaces/{}/events", self.namespace)), &event);
+        let (client, subject) = (self.client.clone(), format!("create an event at {self}"));
+        vec![Box::pin(async move {
+            match client.send(request).await? {
+                (200..300, _) => Ok(()),
+                (status, answer) => Err(failure(Verb::Create, &subject, "create on events", status, &answer)),
+            }
+        })]
     }
 
     fn watch(&self, from: Option<Version>) -> Changes<'_> {

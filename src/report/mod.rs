@@ -1,12 +1,112 @@
 //! What the outside sees.
 
+mod commands;
 pub mod log;
-pub mod words;
+mod words;
 
+use crate::config::Config;
+use crate::contender::{End, Said};
+use crate::elector::Notice;
+use crate::lock::Lock;
+use crate::store::Failure;
+use commands::Runner;
+use futures_util::future::join_all;
 use humantime::{FormattedDuration, format_duration};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+/// At our end the last events get this long to reach the API server.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 /// A duration as people write it, to the millisecond.
 pub fn duration(duration: Duration) -> FormattedDuration {
     format_duration(Duration::from_millis(duration.as_millis().try_into().unwrap_or(u64::MAX)))
+}
+
+/// Everybody who is told of an election. Nothing here holds it up.
+pub struct Reports<'a> {
+    config: &'a Config,
+    lock: &'a dyn Lock,
+    events: JoinSet<()>,
+    /// Whether it has been said that events are refused.
+    events_refused: Arc<AtomicBool>,
+    on_new_leader: Option<Runner>,
+    on_stopped_leading: Option<Runner>,
+}
+
+impl<'a> Reports<'a> {
+    /// Reports of an election for this lock; `env` is what the user's commands find in their environment.
+    pub fn new(config: &'a Config, lock: &'a dyn Lock, env: &[String]) -> Reports<'a> {
+        let runner = |callback: &Option<_>| callback.as_ref().map(|callback| Runner::new(callback, env));
+        Reports {
+            config,
+            lock,
+            events: JoinSet::new(),
+            events_refused: Arc::default(),
+            on_new_leader: runner(&config.on_new_leader),
+            on_stopped_leading: runner(&config.on_stopped_leading),
+        }
+    }
+
+    /// Tells everybody.
+    pub fn say(&mut self, said: &Said) {
+        words::say(self.lock, self.config, said);
+        match said {
+            Said::Leading(_) => self.announce("became leader"),
+            Said::Notice(Notice::Leader(identity)) => {
+                if let Some(command) = &self.on_new_leader {
+                    command.run(format!("LEADER_ELECTION_LEADER={identity}"));
+                }
+            }
+            Said::Ended(end) => {
+                self.announce("stopped leading");
+                if let Some(command) = &self.on_stopped_leading {
+                    command.run(format!("LEADER_ELECTION_REASON={}", reason(*end)));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn announce(&mut self, what: &str) {
+        if !self.config.events {
+            return;
+        }
+        let limit = self.config.timing.request_timeout;
+        for event in self.lock.announce(&format!("{} {what}", self.config.identity)) {
+            let said = self.events_refused.clone();
+            self.events.spawn(async move {
+                match timeout(limit, event).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(failure @ Failure::Refused(..))) if !said.swap(true, Ordering::Relaxed) => {
+                        info!("{failure}; going on without (--no-events leaves them out)");
+                    }
+                    Ok(Err(failure)) => debug!("{failure}"),
+                    Err(_) => debug!("an event has not reached the API server in time"),
+                }
+            });
+        }
+    }
+
+    /// Waits, for a bounded time, until the last of it has been told.
+    pub async fn finish(mut self) {
+        let _ = timeout(LAST_EVENTS, async { while self.events.join_next().await.is_some() {} }).await;
+        let commands = [self.on_stopped_leading, self.on_new_leader];
+        join_all(commands.into_iter().flatten().map(Runner::finish)).await;
+    }
+}
+
+/// As the user's command is told it.
+fn reason(end: End) -> &'static str {
+    match end {
+        End::Exited => "exited",
+        End::Stopped => "stopped",
+        End::SteppedDown => "stepped-down",
+        End::Lost => "lost",
+        End::Failed => "failed",
+    }
 }

@@ -20,6 +20,7 @@ pub fn say(lock: &dyn Lock, config: &Config, said: &Said) {
         Said::Lost(why) => error!("lost {lock}: {}", loss(why, config)),
         Said::Notice(about) => notice(lock, about),
         Said::Over(outcome) => over(lock, config, outcome),
+        Said::Ended(_) => {}
         Said::Tree(news) => tree(config, news),
         Said::Stopping(number) => info!("got SIG{}: stopping", signal::name(*number)),
         Said::SteppingDown(number) => info!("got SIG{}: stepping down", signal::name(*number)),
@@ -107,6 +108,9 @@ fn notice(lock: &dyn Lock, notice: &Notice) {
         Notice::Recovered => info!("{lock} can be reached again"),
         Notice::Polling(failure) => warn!("{failure}; polling instead"),
         Notice::Recreating => warn!("{lock} was deleted while we lead: creating it again"),
+        Notice::Leader(holder) => {
+            debug!("{lock} is held by {}", if holder.is_empty() { "nobody".into() } else { shown(holder) })
+        }
         Notice::Reasserting => warn!("{lock} was cleared while we lead: writing it again"),
     }
 }

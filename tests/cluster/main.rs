@@ -23,6 +23,7 @@ mod proxy;
 #[path = "../simulation/random.rs"]
 mod random;
 mod refusals;
+mod reports;
 mod scene;
 #[path = "../support/mod.rs"]
 mod support;
@@ -45,9 +46,16 @@ fn main() -> ExitCode {
     // The tests mostly wait, so more of them than there are processors run well side by side.
     arguments.test_threads.get_or_insert(16);
 
-    let tests =
-        [annotations::TESTS, multilock::TESTS, election::TESTS, failures::TESTS, refusals::TESTS, harness::TESTS]
-            .concat();
+    let tests = [
+        annotations::TESTS,
+        multilock::TESTS,
+        election::TESTS,
+        failures::TESTS,
+        refusals::TESTS,
+        reports::TESTS,
+        harness::TESTS,
+    ]
+    .concat();
     // Started here, in the main thread: the servers die with the thread that started them.
     let cluster = (!arguments.list).then(|| Arc::new(Cluster::start()));
     let trials = tests.into_iter().map(|test| trial(test, cluster.clone()));

@@ -11,6 +11,7 @@ fn a1_acquire_from_no_object() {
     assert_eq!(rig.calls, [Verb::Get, Verb::Create]);
     let led = rig.led.unwrap();
     assert_eq!((led.token.as_str(), led.transitions), ("1", 0));
+    assert_eq!(rig.leaders, ["baz"]);
 }
 
 #[test]
@@ -26,6 +27,7 @@ fn a2_a4_acquire_from_an_object_without_record() {
     assert_eq!(rig.put(written(6)).transitions, 1);
     assert_eq!(rig.calls, [Verb::Get, Verb::Update]);
     assert_eq!(rig.led.unwrap().token, "6");
+    assert_eq!(rig.leaders, ["baz"]);
 }
 
 #[test]
@@ -66,6 +68,7 @@ fn a6_acquire_from_empty_led_acked_object() {
     rig.pass(Duration::from_millis(20));
     assert_eq!(rig.writing_on(), "6");
     assert_eq!(rig.put(written(7)).transitions, 4);
+    assert_eq!(rig.leaders, ["bing", "", "baz"]);
 }
 
 #[test]
@@ -74,6 +77,7 @@ fn a7_dont_acquire_from_led_acked_object() {
     rig.get(found(bing(), 5));
     rig.pass(SECOND);
     assert_eq!(rig.calls, [Verb::Get]);
+    assert_eq!(rig.leaders, ["bing"]);
     assert!(matches!(&rig.said[..], [Notice::Waiting(record, _)] if record.holder == "bing"));
 }
 
@@ -113,6 +117,7 @@ fn r1_r2_release_gets_first_and_writes_the_shape_of_client_go() {
     assert!(record.renew_time >= now.micro_time());
     assert_eq!(rig.over, Some(Outcome::Released));
     assert_eq!(rig.calls, [Verb::Get, Verb::Update]);
+    assert_eq!(rig.leaders, ["baz", ""]);
 }
 
 #[test]
@@ -146,9 +151,10 @@ fn x20_release_never_overwrites_another_holder() {
     for other in [bing(), record("baz", 10, "2026-11-21T09:00:00.000000Z", 0), Record::default()] {
         let mut rig = Rig::leading();
         rig.event(Event::Finish);
-        rig.get(found(other, 9));
+        rig.get(found(other.clone(), 9));
         assert_eq!(rig.over, Some(Outcome::Released));
         assert_eq!(rig.calls, [Verb::Get]);
+        assert_eq!(rig.leaders.last(), Some(&other.holder));
     }
 }
 

@@ -26,6 +26,8 @@ struct Rig {
     lost: Option<Loss>,
     over: Option<Outcome>,
     said: Vec<Notice>,
+    /// Who led, as people were told.
+    leaders: Vec<String>,
 }
 
 /// "baz" with LD 10 s, as in client-go's table.
@@ -87,6 +89,7 @@ impl Rig {
             lost: None,
             over: None,
             said: Vec::new(),
+            leaders: Vec::new(),
         };
         rig.event(Event::Tick);
         rig
@@ -105,6 +108,7 @@ impl Rig {
                 Action::Renewed(since) => self.renewed = Some(since),
                 Action::Lost(loss) => self.lost = Some(loss),
                 Action::Over(outcome) => self.over = Some(outcome),
+                Action::Say(Notice::Leader(holder)) => self.leaders.push(holder),
                 Action::Say(notice) => self.said.push(notice),
             }
         }
