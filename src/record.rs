@@ -203,26 +203,6 @@ mod tests {
     }
 
     #[test]
-    fn x1_every_lease_shape_that_peers_write_is_read() {
-        let free = [
-            json!(null),
-            json!({}),
-            json!({"leaseTransitions": 4}),
-            json!({"acquireTime": "2026-11-21T07:00:00.000000Z", "leaseDurationSeconds": 20}),
-            json!({"holderIdentity": null}),
-            json!({"holderIdentity": "", "leaseDurationSeconds": 0, "acquireTime": null, "renewTime": null}),
-        ];
-        for spec in free {
-            assert!(Record::from_lease_spec(Some(&spec)).is_free(), "{spec}");
-        }
-        assert!(Record::from_lease_spec(None).is_free());
-        let elected = json!({"holderIdentity": "cand-1", "leaseDurationSeconds": 5, "strategy": "OldestEmulationVersion",
-                             "renewTime": "2026-11-21T07:00:00.000000Z"});
-        let record = Record::from_lease_spec(Some(&elected));
-        assert_eq!((record.holder.as_str(), record.transitions), ("cand-1", 0));
-    }
-
-    #[test]
     fn annotations_are_written_as_go_does() {
         let record =
             Record { acquire_time: "2026-11-21T07:00:00Z".into(), renew_time: "2026-11-21T07:00:10Z".into(), ..held() };
@@ -234,88 +214,12 @@ mod tests {
         assert_eq!(Record::from_annotation(&odd.to_annotation()), odd);
     }
 
+    /// What peers write is in `elector/tests/shapes.rs`; this is what nobody writes, but Go reads.
     #[test]
-    fn annotations_are_read_as_every_peer_writes_them() {
-        let held = [
-            (
-                r#"{"holderIdentity": "b1c", "leaseDurationSeconds": "17", "acquireTime": "2026-11-21 09:00:00.123456", "renewTime": "2026-11-21 09:00:05"}"#,
-                Some(17),
-            ),
-            (
-                r#"{"holderIdentity":"f8","leaseDuration":"PT15S","acquireTime":"2026-11-21T07:00:00.000000Z","renewTime":"2026-11-21T07:00:02.500000Z","leaderTransitions":0}"#,
-                Some(15),
-            ),
-            (
-                r#"{"holderIdentity":"f8","leaseDuration":15.000000000,"renewTime":"2026-11-21T07:00:02.500000Z"}"#,
-                Some(15),
-            ),
-            (
-                r#"{"holderIdentity":"j","leaseDurationSeconds":10,"acquireTime":"2026-11-21T07:00:00.000Z","renewTime":"2026-11-21T07:00:02.000Z","leaderTransitions":1}"#,
-                Some(10),
-            ),
-            (
-                r#"{"holderIdentity":"a","leaseDurationSeconds":15,"leaderTransitions":0,"strategy":"","preferredHolder":""}"#,
-                Some(15),
-            ),
-            (r#"{"HOLDERIDENTITY":"a","leaseDurationSeconds":0}"#, None),
-            (r#"{"holderIdentity":"a","leaseDurationSeconds":{}}"#, None),
-        ];
-        for (text, seconds) in held {
-            let record = Record::from_annotation(text);
-            assert!(!record.is_free(), "{text}");
-            assert_eq!(record.lease_seconds, seconds, "{text}");
-        }
-        let free = [
-            "{}",
-            r#"{"leaseDurationSeconds":10,"leaderTransitions":1}"#,
-            r#"{"holderIdentity":null,"leaseDuration":"PT1S"}"#,
-            r#"{"holderIdentity":"","leaseDurationSeconds":0,"acquireTime":null,"renewTime":null,"leaderTransitions":3}"#,
-        ];
-        for text in free {
-            assert!(Record::from_annotation(text).is_free(), "{text}");
-        }
-    }
-
-    /// A record that is damaged in any way is never taken for a free one, unless it says that nobody holds it.
-    #[test]
-    fn a_damaged_record_is_held() {
-        let whole = [
-            r#"{"holderIdentity":"host-a_9b2f","leaseDurationSeconds":15,"acquireTime":"2026-11-21T07:00:00Z","renewTime":"2026-11-21T07:00:10Z","leaderTransitions":3}"#,
-            r#"{"holderIdentity": "b1c", "leaseDurationSeconds": "17", "acquireTime": "2026-11-21 09:00:00.123456", "renewTime": "2026-11-21 09:00:05"}"#,
-            r#"{"holderIdentity":"f8","leaseDuration":"PT15S","acquireTime":"2026-11-21T07:00:00.000000Z","leaderTransitions":0}"#,
-        ];
-        let mut state = 1_u64;
-        let mut random = |below: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as usize % below
-        };
-        let mut still_held = 0;
-        for round in 0..10_000 {
-            let mut text = whole[round % whole.len()].as_bytes().to_vec();
-            for _ in 0..=random(4) {
-                let (at, other) = (random(text.len()), random(text.len()));
-                match random(5) {
-                    0 => drop(text.remove(at)),
-                    1 => text[at] = random(256) as u8,
-                    2 => text.insert(at, b"\"{}[],:0-.e\\\0"[random(13)]),
-                    3 => text.swap(at, other),
-                    _ => text.truncate(at.max(1)),
-                }
-                if text.is_empty() {
-                    break;
-                }
-            }
-            let text = String::from_utf8_lossy(&text);
-            let record = Record::from_annotation(&text);
-            assert!(record.lease_seconds != Some(0), "{text}");
-            let says_so = serde_json::from_str::<Map<String, Value>>(&text).is_ok_and(|fields| {
-                let holder = fields.iter().find(|(key, _)| key.eq_ignore_ascii_case("holderIdentity"));
-                holder.is_none_or(|(_, holder)| holder.as_str().unwrap_or_default().is_empty())
-            });
-            assert_eq!(record.is_free(), says_so, "{text}");
-            still_held += usize::from(!record.is_free());
-        }
-        assert!(still_held > 5_000, "{still_held}");
+    fn annotations_are_read_as_go_does() {
+        let odd = Record::from_annotation(r#"{"HOLDERIDENTITY":"a","leaseDurationSeconds":{}}"#);
+        assert_eq!((odd.holder.as_str(), odd.lease_seconds), ("a", None));
+        assert!(Record::from_annotation("{}").is_free());
     }
 
     #[test]

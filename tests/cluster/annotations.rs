@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 pub const TESTS: &[Test] = &[
     ("annotations::a_configmap_hands_over", hands_over::<ConfigMap>),
     ("annotations::endpoints_hand_over", hands_over::<Endpoints>),
-    ("annotations::records_of_peers_are_waited_for", records_of_peers_are_waited_for),
     ("annotations::without_the_verbs_it_says_which", without_the_verbs_it_says_which),
 ];
 
@@ -118,41 +117,6 @@ fn hands_over<K: Object>(cluster: &Cluster) {
     let after = read::<K>(namespace).expect("it is there");
     assert_eq!(after["metadata"]["labels"], json!({"team": "a"}));
     assert_eq!(after["metadata"]["annotations"]["other"], "kept");
-}
-
-/// Each in a lock of its own, held by nobody who lives.
-fn records_of_peers_are_waited_for(cluster: &Cluster) {
-    let rows = [
-        (
-            r#"{"holderIdentity": "python", "leaseDurationSeconds": "4", "acquireTime": "2026-11-21 09:00:00.123456", "renewTime": "2026-11-21 09:00:05"}"#,
-            4,
-        ),
-        (r#"{"holderIdentity":"fabric8","leaseDuration":"PT5S","renewTime":"2026-11-21T07:00:02.500000Z"}"#, 5),
-        (r#"{"holderIdentity":"odd","leaseDurationSeconds":0}"#, 3),
-        ("", 3),
-        ("not JSON", 3),
-        (r#"{"leaseDurationSeconds":10,"leaderTransitions":1}"#, 0),
-    ];
-    std::thread::scope(|scope| {
-        for (text, seconds) in rows {
-            scope.spawn(move || {
-                let (scene, lock) = scene::<ConfigMap>(cluster);
-                create::<ConfigMap>(
-                    &scene.namespace,
-                    LOCK,
-                    &json!({"metadata": {"annotations": {KEY: text}}, "data": {"a": "b"}}),
-                );
-                let begin = Instant::now();
-                let mut contender = scene.contender(&["--lock", &lock, "--lease-duration", "3s"], "exit 3");
-                let took = contender.wait_line("start ").at - begin;
-                let lease = Duration::from_secs(seconds);
-                assert!(took >= lease && took < lease + Duration::from_secs(3), "{text}: {took:?}");
-                assert_eq!(contender.wait(), 3);
-                let after = read::<ConfigMap>(&scene.namespace).expect("it is there");
-                assert_eq!(after["data"], json!({"a": "b"}));
-            });
-        }
-    });
 }
 
 fn without_the_verbs_it_says_which(cluster: &Cluster) {

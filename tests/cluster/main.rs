@@ -25,6 +25,7 @@ mod random;
 mod refusals;
 mod reports;
 mod scene;
+mod shapes;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../support/tls.rs"]
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         failures::TESTS,
         refusals::TESTS,
         reports::TESTS,
+        shapes::TESTS,
         harness::TESTS,
     ]
     .concat();

@@ -1,13 +1,14 @@
 //! The conformance tables: client-go's own tests by the row names of its table, and the cases that other
 //! clients' faults add. Where we differ from client-go on purpose, the row says so.
 //!
-//! Elsewhere: V1 (timings) in `config.rs`; L1, X1 and X4 (shapes) in `record.rs`; X5 (what a write keeps) and
+//! Elsewhere: V1 (timings) in `config.rs`; L1 and X4 (odd durations) in `record.rs`; X5 (what a write keeps) and
 //! X17 (watch lines) in `lock/lease.rs`. V2 (a race of Check with the run) has no counterpart, for the state
 //! has a single owner. X22 is about MultiLocks. Peers, suspends and full outages are black-box tests too.
 
 mod client_go;
 mod contending;
 mod peers;
+mod shapes;
 
 use super::*;
 use crate::store::tests::version;
