@@ -2,6 +2,7 @@
 
 use crate::apiserver::Cluster;
 use crate::namespace::Namespace;
+use crate::record::{KEY, check_annotation};
 use crate::scene::{LOCK, MINIMAL, Scene};
 use crate::support::{POLITE, SHORT, kill_both, wait_for};
 use crate::{Test, support::LONG};
@@ -22,8 +23,6 @@ pub const TESTS: &[Test] = &[
     ("annotations::endpoints_hand_over", hands_over::<Endpoints>),
     ("annotations::without_the_verbs_it_says_which", without_the_verbs_it_says_which),
 ];
-
-pub const KEY: &str = "control-plane.alpha.kubernetes.io/leader";
 
 pub trait Object:
     Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Serialize + DeserializeOwned + Clone + Debug
@@ -60,22 +59,6 @@ fn scene<K: Object>(cluster: &Cluster) -> (Scene, String) {
     (scene, if plural == "configmaps" { plural } else { "endpoints".into() })
 }
 
-/// Byte for byte as Go writes it, with this holder; its transitions.
-fn check_shape(text: &str, holder: &str, seconds: u32) -> u64 {
-    let record: Value = serde_json::from_str(text).expect("JSON");
-    let time = |key: &str| record[key].as_str().expect("a time").to_owned();
-    let (acquired, renewed, transitions) =
-        (time("acquireTime"), time("renewTime"), record["leaderTransitions"].as_u64().expect("a number"));
-    for time in [&acquired, &renewed] {
-        assert!(time.len() == "2026-11-21T07:00:10Z".len() && time.ends_with('Z'), "{time}");
-    }
-    let go = format!(
-        r#"{{"holderIdentity":"{holder}","leaseDurationSeconds":{seconds},"acquireTime":"{acquired}","renewTime":"{renewed}","leaderTransitions":{transitions}}}"#
-    );
-    assert_eq!(text, go);
-    transitions
-}
-
 fn hands_over<K: Object>(cluster: &Cluster) {
     let (scene, lock) = scene::<K>(cluster);
     let namespace = &scene.namespace;
@@ -87,12 +70,12 @@ fn hands_over<K: Object>(cluster: &Cluster) {
     let mut first = start("first", POLITE);
     first.wait_line("start ");
     // Taken over from nobody, as client-go counts.
-    assert_eq!(check_shape(&annotation::<K>(namespace), "first", 6), 1);
+    assert_eq!(check_annotation(&annotation::<K>(namespace), "first", 6), 1);
     let second = start("second", POLITE);
     second.wait_line("is held by first");
     let text = annotation::<K>(namespace);
     wait_for("a renewal", LONG, || (annotation::<K>(namespace) != text).then_some(()));
-    check_shape(&annotation::<K>(namespace), "first", 6);
+    check_annotation(&annotation::<K>(namespace), "first", 6);
 
     first.signal(SIGTERM);
     assert_eq!(first.wait(), 0, "{}", first.said());
@@ -100,7 +83,7 @@ fn hands_over<K: Object>(cluster: &Cluster) {
     let took = second.wait_line("start ").at.saturating_duration_since(ended);
     assert!(took < Duration::from_secs(1), "{took:?} after the release");
     wait_for("the take-over", LONG, || annotation::<K>(namespace).contains("second").then_some(()));
-    assert_eq!(check_shape(&annotation::<K>(namespace), "second", 6), 2);
+    assert_eq!(check_annotation(&annotation::<K>(namespace), "second", 6), 2);
 
     let mut third = start("third", "exit 3");
     third.wait_line("is held by second");
@@ -112,7 +95,7 @@ fn hands_over<K: Object>(cluster: &Cluster) {
     // Until the renewal was seen some time had passed.
     assert!(next - renewal > Duration::from_millis(5_500), "{:?} after the last renewal", next - renewal);
     assert_eq!(third.wait(), 3);
-    check_shape(&annotation::<K>(namespace), "", 1);
+    check_annotation(&annotation::<K>(namespace), "", 1);
     assert_eq!(first.count("OVERLAP") + second.count("OVERLAP") + third.count("OVERLAP"), 0);
     let after = read::<K>(namespace).expect("it is there");
     assert_eq!(after["metadata"]["labels"], json!({"team": "a"}));

@@ -22,6 +22,8 @@ mod proxy;
 #[allow(dead_code)]
 #[path = "../simulation/random.rs"]
 mod random;
+#[path = "../support/record.rs"]
+mod record;
 mod refusals;
 mod reports;
 mod scene;

@@ -1,10 +1,11 @@
 //! Locks in two objects: a ConfigMap or Endpoints, and a Lease.
 
 use crate::Test;
-use crate::annotations::{KEY, annotation, create};
+use crate::annotations::{annotation, create};
 use crate::apiserver::Cluster;
 use crate::faults::{Fault, Matcher, Seen, refusal};
 use crate::proxy::Proxy;
+use crate::record::KEY;
 use crate::scene::{LOCK, MINIMAL, Scene, holder};
 use crate::support::{Contender, LONG, POLITE, SHORT, wait_for};
 use k8s_openapi::api::coordination::v1::Lease;

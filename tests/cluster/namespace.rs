@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt::Debug,
     path::PathBuf,
     sync::{
         Arc,
@@ -24,6 +25,7 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
 };
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -160,39 +162,53 @@ impl Namespace {
     ///
     /// The recording goes on until the receiver is dropped.
     pub fn watch_leases(&self, name: &str) -> Receiver<(Instant, WatchEventKind, Lease)> {
+        self.watch(name, |lease: Lease| lease)
+    }
+
+    /// The same for any kind of object, of each what `view` makes of it.
+    pub fn watch<K, T>(
+        &self,
+        name: &str,
+        view: impl Fn(K) -> T + Send + 'static,
+    ) -> Receiver<(Instant, WatchEventKind, T)>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+        K: Clone + Debug + DeserializeOwned + Send + 'static,
+        T: Send + 'static,
+    {
         let (sender, receiver) = mpsc::channel();
-        let api = self.api::<Lease>();
+        let api = self.api::<K>();
         let only = format!("metadata.name={name}");
         let parameters = WatchParams::default().fields(&only);
         // The server sends what happened after this version, so the recording begins here.
-        let list = self.block_on(api.list(&ListParams::default().fields(&only))).expect("list leases");
+        let list = self.block_on(api.list(&ListParams::default().fields(&only))).expect("list objects");
         let mut version = list.metadata.resource_version.expect("a list's version");
 
         let events = self.block_on(api.watch(&parameters, &version));
-        let mut events = Box::pin(events.expect("watch a lease"));
+        let mut events = Box::pin(events.expect("watch an object"));
 
         self.shared.handle.spawn(async move {
             loop {
                 while let Some(event) = events.try_next().await.expect("a watch event") {
                     let arrived = Instant::now();
-                    let (kind, lease) = match event {
-                        WatchEvent::Added(lease) => (WatchEventKind::Added, lease),
-                        WatchEvent::Modified(lease) => (WatchEventKind::Modified, lease),
-                        WatchEvent::Deleted(lease) => (WatchEventKind::Deleted, lease),
+                    let (kind, object) = match event {
+                        WatchEvent::Added(object) => (WatchEventKind::Added, object),
+                        WatchEvent::Modified(object) => (WatchEventKind::Modified, object),
+                        WatchEvent::Deleted(object) => (WatchEventKind::Deleted, object),
                         WatchEvent::Bookmark(mark) => {
                             version = mark.metadata.resource_version;
                             continue;
                         }
-                        WatchEvent::Error(status) => panic!("watch a lease: {status:?}"),
+                        WatchEvent::Error(status) => panic!("watch an object: {status:?}"),
                     };
-                    version = lease.resource_version().expect("a lease's version");
-                    if sender.send((arrived, kind, lease)).is_err() {
+                    version = object.resource_version().expect("an object's version");
+                    if sender.send((arrived, kind, view(object))).is_err() {
                         return;
                     }
                 }
                 // A watch ends after some minutes; the next one goes on where it ended.
                 let next = api.watch(&parameters, &version).await;
-                events.set(next.expect("watch a lease"));
+                events.set(next.expect("watch an object"));
             }
         });
         receiver

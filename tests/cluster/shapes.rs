@@ -2,8 +2,9 @@
 //! then taken.
 
 use crate::Test;
-use crate::annotations::{KEY, create};
+use crate::annotations::create;
 use crate::apiserver::Cluster;
+use crate::record::KEY;
 use crate::scene::{LOCK, MINIMAL, Scene};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints};
