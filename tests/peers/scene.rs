@@ -1,0 +1,371 @@
+//! What the cells have in common: a lock of their own, leader-run and another client as contenders for it, and
+//! all that was written to it.
+
+use crate::apiserver::Cluster;
+use crate::namespace::{Grant, Namespace, User, WatchEventKind};
+use crate::proxy::Proxy;
+use crate::record::{KEY, check_annotation, check_spec};
+use crate::support::{Contender, LONG, Line, POLITE, SHORT, alone, leader_run, wait_for};
+use crate::table::Peer;
+use k8s_openapi::api::coordination::v1;
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints};
+use nix::libc::SIGKILL;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::{Deref, DerefMut};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The name of the lock.
+pub const LOCK: &str = "work";
+/// Of all contenders, in seconds.
+pub const SECONDS: u32 = 6;
+pub const L: Duration = Duration::from_secs(SECONDS as u64);
+const VERBS: [&str; 4] = ["get", "create", "update", "watch"];
+const ALL_VERBS: [&str; 7] = ["get", "list", "watch", "create", "update", "patch", "delete"];
+/// How the identities of ours begin.
+pub const OURS: &str = "ours-";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    Lease,
+    ConfigMap,
+    Endpoints,
+    ConfigMapsLeases,
+    EndpointsLeases,
+}
+
+/// A kind of object that has a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Lease,
+    ConfigMap,
+    Endpoints,
+}
+
+impl Lock {
+    pub fn name(self) -> &'static str {
+        match self {
+            Lock::Lease => "lease",
+            Lock::ConfigMap => "configmap",
+            Lock::Endpoints => "endpoints",
+            Lock::ConfigMapsLeases => "configmapsleases",
+            Lock::EndpointsLeases => "endpointsleases",
+        }
+    }
+
+    /// The objects, in the order in which they are written.
+    pub fn kinds(self) -> &'static [Kind] {
+        match self {
+            Lock::Lease => &[Kind::Lease],
+            Lock::ConfigMap => &[Kind::ConfigMap],
+            Lock::Endpoints => &[Kind::Endpoints],
+            Lock::ConfigMapsLeases => &[Kind::ConfigMap, Kind::Lease],
+            Lock::EndpointsLeases => &[Kind::Endpoints, Kind::Lease],
+        }
+    }
+}
+
+/// A lock that no other test shares.
+pub struct Scene<'a> {
+    cluster: &'a Cluster,
+    pub namespace: Namespace,
+    ours: User,
+    theirs: User,
+    folder: TempDir,
+}
+
+impl Scene<'_> {
+    pub fn new(cluster: &Cluster) -> Scene<'_> {
+        let namespace = cluster.namespace("peers");
+        let user = |verbs| {
+            let grants: [Grant; 3] =
+                [("coordination.k8s.io", "leases", verbs), ("", "configmaps", verbs), ("", "endpoints", verbs)];
+            namespace.user_with(&grants)
+        };
+        let (ours, theirs) = (user(&VERBS), user(&ALL_VERBS));
+        Scene { cluster, namespace, ours, theirs, folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    /// leader-run, with a child that proves that it is alone.
+    pub fn ours(&self, lock: Lock, identity: &str) -> Party {
+        let mut command = leader_run();
+        command.arg("--kubeconfig").arg(self.ours.kubeconfig(&self.cluster.url(), Some(self.namespace.name())));
+        command.args(["--lock", lock.name(), "--name", LOCK, "--identity", identity, "-v"]).args(SHORT);
+        command.arg("--").args(alone(&self.oracle(), POLITE));
+        Party { contender: Contender::start(&mut command), group: false, proxy: None, identity: identity.into() }
+    }
+
+    /// Another client, behind a proxy, with the same child.
+    pub fn theirs(&self, peer: &Peer, lock: Lock, identity: &str) -> Party {
+        let proxy = Proxy::start(self.cluster);
+        let mut party = self.start(peer.name, lock, identity, &proxy.url(), &alone(&self.oracle(), POLITE));
+        party.proxy = Some(proxy);
+        party
+    }
+
+    /// Another client, with this child, at this address.
+    pub fn start(&self, program: &str, lock: Lock, identity: &str, url: &str, child: &[String]) -> Party {
+        let mut command = Command::new(programs().join(program));
+        command.args(child).stdin(Stdio::null()).process_group(0);
+        command.env("KUBECONFIG", self.theirs.kubeconfig(url, Some(self.namespace.name())));
+        command.env("LOCK", lock.name()).env("NAMESPACE", self.namespace.name()).env("NAME", LOCK);
+        command.env("IDENTITY", identity).env("LEASE_DURATION", SECONDS.to_string());
+        command.env("RENEW_DEADLINE", "4").env("RETRY_PERIOD", "1");
+        Party { contender: Contender::start(&mut command), group: true, proxy: None, identity: identity.into() }
+    }
+
+    pub fn oracle(&self) -> PathBuf {
+        self.folder.path().join("oracle")
+    }
+
+    /// How often a child was not alone.
+    pub fn overlaps(&self) -> usize {
+        fs::read_to_string(self.oracle()).unwrap_or_default().matches("OVERLAP").count()
+    }
+
+    /// Makes a Lease without a record.
+    pub fn create_lease(&self) {
+        let lease = json!({"metadata": {"name": LOCK}});
+        self.namespace.create_lease(&serde_json::from_value(lease).expect("a lease"));
+    }
+
+    pub fn records(&self, lock: Lock) -> Records {
+        let watch = |kind: &Kind| (*kind, self.watch(*kind));
+        Records { lock, changes: lock.kinds().iter().map(watch).collect(), seen: Vec::new() }
+    }
+
+    /// Of a Lease the spec, of the others the text of the annotation.
+    fn watch(&self, kind: Kind) -> Changes {
+        let text = |annotations: Option<BTreeMap<String, String>>| {
+            annotations.and_then(|mut annotations| annotations.remove(KEY)).map_or(Value::Null, Value::from)
+        };
+        let spec = |lease: v1::Lease| serde_json::to_value(lease.spec).expect("JSON");
+        match kind {
+            Kind::Lease => self.namespace.watch(LOCK, spec),
+            Kind::ConfigMap => self.namespace.watch(LOCK, move |object: ConfigMap| text(object.metadata.annotations)),
+            Kind::Endpoints => self.namespace.watch(LOCK, move |object: Endpoints| text(object.metadata.annotations)),
+        }
+    }
+}
+
+/// The folder with the executables of the other clients, built first where need be.
+pub fn programs() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/assets");
+        let output = Command::new(script).stderr(Stdio::inherit()).output().expect("run tests/peers/assets");
+        assert!(output.status.success(), "tests/peers/assets failed");
+        PathBuf::from(String::from_utf8(output.stdout).expect("a folder's name").trim_end())
+    })
+}
+
+/// A contender, ours or another client's. All of it is ended when dropped.
+pub struct Party {
+    contender: Contender,
+    pub identity: String,
+    /// Where it is another client: it and its child are a process group, behind this proxy.
+    group: bool,
+    proxy: Option<Proxy>,
+}
+
+impl Party {
+    /// The first word of its child, if that has begun.
+    pub fn leads(&self) -> Option<Line> {
+        self.lines().into_iter().find(|line| line.text == "start" || line.text.starts_with("start "))
+    }
+
+    /// When its child has begun.
+    pub fn wait_leads(&self) -> Instant {
+        self.wait_until("leads", || self.leads().map(|line| line.at))
+    }
+
+    /// Whether it has looked at the lock.
+    pub fn contends(&self) -> bool {
+        match &self.proxy {
+            Some(proxy) => {
+                proxy.requests().iter().any(|seen| seen.status.is_some_and(|status| [200, 201, 404].contains(&status)))
+            }
+            None => self.leads().is_some() || self.line("waiting: ").is_some(),
+        }
+    }
+
+    /// When it has, in vain.
+    pub fn wait_contends(&self) -> Instant {
+        self.wait_until("contends", || self.contends().then(Instant::now))
+    }
+
+    /// Waits for it, and tells what was said instead when that is in vain.
+    fn wait_until<T>(&self, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+        let end = Instant::now() + LONG;
+        let over = || (Instant::now() > end).then(|| panic!("not: {} {what}\n{}", self.identity, self.said()));
+        wait_for(what, 2 * LONG, || probe().or_else(over))
+    }
+
+    /// Kills it, so that it can do nothing any more: leader-run's child is the guard's to kill.
+    pub fn crash(&mut self) -> Instant {
+        let at = Instant::now();
+        if self.group {
+            self.kill_group();
+        } else {
+            self.signal(SIGKILL);
+        }
+        self.wait();
+        at
+    }
+
+    fn kill_group(&self) {
+        let _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL);
+    }
+}
+
+impl Deref for Party {
+    type Target = Contender;
+
+    fn deref(&self) -> &Contender {
+        &self.contender
+    }
+}
+
+impl DerefMut for Party {
+    fn deref_mut(&mut self) -> &mut Contender {
+        &mut self.contender
+    }
+}
+
+impl Drop for Party {
+    fn drop(&mut self) {
+        if self.group && self.contender.is_running() {
+            self.kill_group();
+        }
+    }
+}
+
+type Changes = Receiver<(Instant, WatchEventKind, Value)>;
+
+/// What was written to the objects of a lock.
+pub struct Records {
+    lock: Lock,
+    changes: Vec<(Kind, Changes)>,
+    seen: Vec<Seen>,
+}
+
+/// A record, and when it was there.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub at: Instant,
+    kind: Kind,
+    /// As written.
+    raw: Value,
+    /// What that says.
+    record: Value,
+}
+
+impl Seen {
+    pub fn holder(&self) -> &str {
+        self.record["holderIdentity"].as_str().unwrap_or_default()
+    }
+
+    fn is_ours(&self) -> bool {
+        self.holder().starts_with(OURS)
+    }
+
+    fn transitions(&self) -> Option<u64> {
+        self.record["leaseTransitions"].as_u64().or(self.record["leaderTransitions"].as_u64())
+    }
+
+    /// Its fields have to be as others need them; returns its transitions.
+    fn check(&self, holder: &str, seconds: u32) -> u64 {
+        match self.kind {
+            Kind::Lease => check_spec(&self.raw, holder, seconds),
+            _ => check_annotation(self.raw.as_str().expect("an annotation"), holder, seconds),
+        }
+    }
+}
+
+impl Records {
+    /// All so far.
+    pub fn seen(&mut self) -> &[Seen] {
+        for (kind, changes) in &self.changes {
+            for (at, what, raw) in changes.try_iter() {
+                let record = raw.as_str().map_or(raw.clone(), |text| serde_json::from_str(text).unwrap_or_default());
+                let gone = what == WatchEventKind::Deleted;
+                let (raw, record) = if gone { (Value::Null, Value::Null) } else { (raw, record) };
+                self.seen.push(Seen { at, kind: *kind, raw, record });
+            }
+        }
+        &self.seen
+    }
+
+    /// A record with this holder that is written from now on.
+    pub fn wait_next(&mut self, holder: &str) -> Seen {
+        let known = self.seen().len();
+        wait_for(&format!("a record of {holder:?}"), LONG, || {
+            self.seen()[known..].iter().find(|seen| seen.holder() == holder).cloned()
+        })
+    }
+
+    /// The last record with this holder.
+    pub fn last(&mut self, holder: &str) -> Seen {
+        self.seen().iter().rfind(|seen| seen.holder() == holder).expect("a record").clone()
+    }
+
+    /// When nobody holds the lock.
+    pub fn wait_free(&mut self) {
+        wait_for("a release", LONG, || {
+            self.seen();
+            let free = |(kind, _): &(Kind, _)| {
+                self.seen.iter().rfind(|seen| seen.kind == *kind).is_none_or(|last| last.holder().is_empty())
+            };
+            self.changes.iter().all(free).then_some(())
+        });
+    }
+
+    /// Every record that we have written has to be as others need it. Returns how many those were.
+    pub fn check(&mut self) -> usize {
+        self.seen();
+        let mut ours = 0;
+        for (kind, _) in &self.changes {
+            let mut before: Option<&Seen> = None;
+            for seen in self.seen.iter().filter(|seen| seen.kind == *kind) {
+                ours += usize::from(self.check_next(before, seen));
+                before = Some(seen);
+            }
+        }
+        ours
+    }
+
+    /// Whether this one is of our making.
+    fn check_next(&self, before: Option<&Seen>, seen: &Seen) -> bool {
+        let before_was = before.and_then(Seen::transitions);
+        let text = format!("{before:?}\n{seen:?}");
+        if seen.is_ours() {
+            let now = seen.check(seen.holder(), SECONDS);
+            match (before, before_was) {
+                (Some(before), _) if before.holder() == seen.holder() => {
+                    assert_eq!(before.record["acquireTime"], seen.record["acquireTime"], "{text}");
+                    assert_ne!(before.record["renewTime"], seen.record["renewTime"], "{text}");
+                    assert_eq!(before_was, Some(now), "{text}");
+                }
+                // One half may have been left behind by a contender that was killed between the two.
+                (_, Some(was)) if self.lock.kinds().len() > 1 => assert!(now > was, "{text}"),
+                (_, Some(was)) => assert_eq!(now, was + 1, "{text}"),
+                (_, None) => {}
+            }
+            return true;
+        }
+        let released = seen.holder().is_empty() && seen.raw != Value::Null && before.is_some_and(Seen::is_ours);
+        if released {
+            assert_eq!(Some(seen.check("", 1)), before_was, "{text}");
+        }
+        released
+    }
+}

@@ -1,0 +1,75 @@
+//! The other clients, the locks that each shares with us, and where each is known to differ.
+
+use crate::scene::Lock::{self, ConfigMap, ConfigMapsLeases, Endpoints, EndpointsLeases, Lease};
+
+/// A client of another kind, as its contender in `tests/peers/<language>/` uses it.
+pub struct Peer {
+    /// Its executable.
+    pub name: &'static str,
+    pub locks: &'static [Lock],
+    pub release: Release,
+    pub notices: Notices,
+    /// It cannot create the lock, so that has to be there.
+    pub wants_lock: bool,
+    /// Why two children may meet, where that is its fault.
+    pub overlaps: Option<&'static str>,
+}
+
+#[allow(dead_code)]
+/// What it leaves of the lock when it stops leading.
+pub enum Release {
+    /// Nobody's: the next one leads at once.
+    Frees,
+    /// Still its own, but for this many seconds only.
+    Shortens(u64),
+    /// All as it was: the next one waits for the lease to end.
+    Never,
+}
+
+#[allow(dead_code)]
+/// When it takes a lock that is not held any more.
+pub enum Notices {
+    /// When it polls next.
+    Polling,
+    /// It looks when the lease that it last saw is over, and at nothing before.
+    Expiry,
+    /// When the lock is deleted.
+    Deletion,
+}
+
+const PEER: Peer = Peer {
+    name: "",
+    locks: &[],
+    release: Release::Frees,
+    notices: Notices::Polling,
+    wants_lock: false,
+    overlaps: None,
+};
+
+pub const PEERS: &[Peer] = &[
+    Peer { name: "client-go", locks: &[Lease], ..PEER },
+    Peer { name: "client-go-0.26", locks: &[ConfigMapsLeases, EndpointsLeases], ..PEER },
+    Peer { name: "client-go-0.23", locks: &[ConfigMap, Endpoints], ..PEER },
+    Peer { name: "python", locks: &[Lease, ConfigMap], release: Release::Never, ..PEER },
+    // It dies of a request to create that its own client finds invalid.
+    Peer { name: "python-asyncio", locks: &[Lease], release: Release::Never, wants_lock: true, ..PEER },
+];
+
+impl Peer {
+    /// Its documented limits, in words.
+    pub fn limits(&self) -> String {
+        let release = match self.release {
+            Release::Frees => None,
+            Release::Shortens(_) => Some("its release keeps the holder, with a lease duration of 1 s"),
+            Release::Never => Some("it has no release"),
+        };
+        let notices = match self.notices {
+            Notices::Polling => None,
+            Notices::Expiry => Some("it notices a release only when the lease that it saw is over"),
+            Notices::Deletion => Some("it takes over only when the lock is deleted"),
+        };
+        let wants_lock = self.wants_lock.then_some("the lock has to exist");
+        let limits = [release, notices, wants_lock, self.overlaps].into_iter().flatten().collect::<Vec<_>>();
+        if limits.is_empty() { "none".into() } else { limits.join("; ") }
+    }
+}
