@@ -17,6 +17,13 @@ if (env.LOCK !== 'lease') throw new Error('lease is the only lock that it knows'
 // Without this it takes itself for the leader; where the API server is, the kubeconfig says.
 env.KUBERNETES_SERVICE_HOST ??= 'as-in-a-pod'
 
+let elector = null
+let child = null
+let stopping = false
+
+// First of all, for what follows takes a while to load.
+process.on('SIGTERM', () => stop())
+
 const {Elector, EVENTS} = require('@codedependant/kubernetes-leader-election')
 
 const log = {child: () => log}
@@ -24,7 +31,7 @@ for (const level of ['trace', 'debug', 'info', 'warn', 'error', 'fatal']) {
   log[level] = (...message) => console.error(new Date().toISOString(), level, ...message)
 }
 
-const elector = new Elector({
+elector = new Elector({
   auto_close: false
 , identity: env.IDENTITY
 , lease_duration_sec: Number(env.LEASE_DURATION)
@@ -33,10 +40,6 @@ const elector = new Elector({
 , namespace: env.NAMESPACE
 , renew_interval_ms: Number(env.RETRY_PERIOD) * 1000
 })
-
-let child = null
-let stopping = false
-
 elector.on(EVENTS.LEADERSHIP_ACQUIRED, () => {
   if (child || stopping) return // it may say so twice
   console.log('leading')
@@ -45,7 +48,7 @@ elector.on(EVENTS.LEADERSHIP_ACQUIRED, () => {
   child.once('exit', () => stop())
 })
 elector.on(EVENTS.LEADERSHIP_LOST, () => stop({lost: true}))
-process.on('SIGTERM', () => stop())
+elector.start()
 
 async function stop({lost = false} = {}) {
   if (stopping) return
@@ -58,5 +61,3 @@ async function stop({lost = false} = {}) {
   if (child) console.log('stopped')
   process.exit(lost ? 1 : 0)
 }
-
-elector.start()

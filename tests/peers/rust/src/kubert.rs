@@ -10,7 +10,7 @@ use std::{process::ExitCode, sync::Arc};
 use k8s_openapi_of_kubert::api::coordination::v1::Lease;
 use kube_of_kubert::{Api, Client};
 use kubert::lease::{Claim, ClaimParams, LeaseManager};
-use peers::{prepare, seconds, setting, work};
+use peers::{End, prepare, seconds, setting, work};
 use tokio::sync::watch;
 
 #[tokio::main(flavor = "current_thread")]
@@ -28,12 +28,13 @@ async fn main() -> ExitCode {
     let follower = tokio::spawn(follow(claims, identity, leads));
     let end = work(leading).await;
 
-    // When nobody looks at the claims any more, the manager vacates the Lease and ends.
-    follower.abort();
-    let _ = follower.await;
-    match manager.await {
-        Ok(Ok(())) => {}
-        other => tracing::warn!("{other:?}"),
+    if end == End::Asked {
+        // When nobody looks at the claims any more, the manager vacates the Lease and ends.
+        follower.abort();
+        let _ = follower.await;
+        if let Ok(Err(error)) = manager.await {
+            tracing::warn!("{error}");
+        }
     }
     end.report()
 }
