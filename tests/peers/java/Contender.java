@@ -24,9 +24,10 @@ final class Contender {
       throw new IllegalArgumentException("of its locks, others understand only its LeaseLock");
     }
     // SIGTERM runs this; the main thread does the rest, and ends the process meanwhile.
+    Thread main = Thread.currentThread();
     Runtime.getRuntime().addShutdownHook(new Thread(() -> {
       LOST.complete(false);
-      new CompletableFuture<Void>().join();
+      waitFor(main::join);
     }));
 
     var elector = new KubernetesClientBuilder().build().leaderElector()
@@ -84,12 +85,20 @@ final class Contender {
       return false;
     }
     child.destroyForcibly();
+    waitFor(child::waitFor);
+    return true;
+  }
+
+  private interface Wait {
+    void run() throws InterruptedException;
+  }
+
+  private static void waitFor(Wait wait) {
     try {
-      child.waitFor();
+      wait.run();
     } catch (InterruptedException error) {
       throw new IllegalStateException(error);
     }
-    return true;
   }
 
   private static String setting(String name) {
