@@ -7,7 +7,8 @@
 // every RETRY_PERIOD + 2 s; it knows no renew deadline, the first failure is a loss, and a request that hangs is none.
 // Expiry is `renewTime` against its own wall clock, and the record's duration or its own. A Lease that it creates has
 // neither duration nor transitions, a takeover does not count as a transition, and a release leaves no holder and no
-// `renewTime`.
+// `renewTime`. A release that meets one of its own renewals is refused, and not tried again. Where it may not watch, it
+// renews once and goes on leading.
 
 const {once} = require('node:events')
 const {spawn} = require('node:child_process')
