@@ -27,11 +27,11 @@ pub const CELLS: [Cell; 5] = [
 /// How late anything may be on a busy machine.
 const LATE: Duration = Duration::from_millis(750);
 /// What a takeover may take beside the waiting: requests, and the start of a child.
-const SLACK: Duration = Duration::from_secs(3);
+pub const SLACK: Duration = Duration::from_secs(3);
 /// The longest pause of those who poll.
-const POLL: Duration = Duration::from_millis(2_200);
+pub const POLL: Duration = Duration::from_millis(2_200);
 /// Longer than a request takes, and shorter than a retry period.
-const MOMENT: Duration = Duration::from_millis(300);
+pub const MOMENT: Duration = Duration::from_millis(300);
 const US: &str = "ours-1";
 const IT: &str = "theirs-1";
 
@@ -90,6 +90,9 @@ fn we_lead(scene: &Scene, peer: &Peer, lock: Lock) -> (Party, Party, Instant) {
     us.wait_leads();
     let it = scene.theirs(peer, lock, IT);
     let looked = it.wait_contends();
+    if let Notices::Deletion { after } = peer.notices {
+        it.wait_looks(after);
+    }
     (us, it, looked)
 }
 
@@ -138,7 +141,7 @@ fn it_after_our_release(cluster: &Cluster, peer: &Peer, lock: Lock) -> Outcome {
             // It saw a renewal of at most a second ago.
             between(it.wait_leads() - looked, L - Duration::from_secs(1) - LATE, L + SLACK, "after it looked")
         }
-        Notices::Deletion => only_when_deleted(&scene, &it),
+        Notices::Deletion { .. } => only_when_deleted(&scene, &it),
     };
     judge(&scene, records, it, peer, text)
 }
@@ -150,7 +153,7 @@ fn it_after_our_crash(cluster: &Cluster, peer: &Peer, lock: Lock) -> Outcome {
     sleep(MOMENT);
     us.crash();
     let text = match peer.notices {
-        Notices::Deletion => only_when_deleted(&scene, &it),
+        Notices::Deletion { .. } => only_when_deleted(&scene, &it),
         Notices::Polling | Notices::Expiry => {
             let led = it.wait_leads();
             // Some look at the time that is written, and that is of before.
@@ -219,7 +222,7 @@ fn both_contend(cluster: &Cluster, peer: &Peer, lock: Lock) -> Outcome {
     (format!("{strikes} restarts, {ours} terms of ours, {theirs} of its, no leader for {worst:.1} s at most"), overlaps)
 }
 
-/// Two contenders of theirs, then two of ours.
+/// Two contenders of theirs, then two of ours, one of which polls.
 struct Fight<'a> {
     scene: &'a Scene<'a>,
     peer: &'a Peer,
@@ -236,14 +239,24 @@ impl Fight<'_> {
         if place < 2 {
             self.scene.theirs(self.peer, self.lock, &format!("theirs-{}", self.lives))
         } else {
-            self.scene.ours(self.lock, &format!("{OURS}{}", self.lives))
+            let identity = format!("{OURS}{}", self.lives);
+            if place == 2 {
+                self.scene.ours(self.lock, &identity)
+            } else {
+                self.scene.ours_polling(self.lock, &identity)
+            }
         }
     }
 
-    /// The one whose child has begun. None of them may end by itself.
+    /// The one whose child has begun. None of them may end by itself, unless another client writes without asking.
     fn leader(&mut self) -> Option<usize> {
-        for party in &mut self.parties {
-            assert!(party.is_running(), "{} has ended:\n{}", party.identity, party.said());
+        for place in 0..self.parties.len() {
+            if self.parties[place].is_running() {
+                continue;
+            }
+            let party = &self.parties[place];
+            assert!(self.peer.overlaps.is_some(), "{} has ended:\n{}", party.identity, party.said());
+            self.parties[place] = self.start(place);
         }
         self.parties.iter().position(|party| party.leads().is_some())
     }

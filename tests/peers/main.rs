@@ -5,10 +5,12 @@
 #[path = "../cluster/apiserver.rs"]
 mod apiserver;
 mod cells;
+mod clobber;
 #[path = "../support/faults.rs"]
 mod faults;
 #[path = "../support/kubeconfig.rs"]
 mod kubeconfig;
+mod migration;
 #[allow(dead_code)]
 #[path = "../cluster/namespace.rs"]
 mod namespace;
@@ -36,6 +38,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use support::wait_for;
 use table::{PEERS, Peer};
 
+/// A test of its own, and its name.
+type Scene = (&'static str, fn(&Cluster));
+
 /// What came of the cells of each row that ran.
 type Results = Arc<Mutex<BTreeMap<(usize, usize), Outcome>>>;
 
@@ -49,8 +54,19 @@ fn main() -> ExitCode {
         Arc::new(Cluster::start())
     });
     let results = Results::default();
-    let mut trials = Vec::new();
     // The longest ones first.
+    let scenes: [Scene; 2] = [
+        ("a mixed fleet moves to leases", migration::a_mixed_fleet_moves_to_leases),
+        ("a lock that was cleared is written again", clobber::a_lock_that_was_cleared_is_written_again),
+    ];
+    let mut trials = Vec::new();
+    for (name, scene) in scenes {
+        let cluster = cluster.clone();
+        trials.push(Trial::test(name, move || {
+            scene(&cluster.expect("started unless tests are only listed"));
+            Ok(())
+        }));
+    }
     for (column, cell) in CELLS.iter().enumerate().rev() {
         for (row, (peer, lock)) in rows().enumerate() {
             trials.push(trial(peer, lock, cell, (row, column), cluster.clone(), results.clone()));

@@ -3,7 +3,7 @@
 
 use crate::apiserver::Cluster;
 use crate::namespace::{Grant, Namespace, User, WatchEventKind};
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Recorded};
 use crate::record::{KEY, check_annotation, check_spec};
 use crate::support::{Contender, LONG, Line, POLITE, SHORT, alone, leader_run, wait_for};
 use crate::table::Peer;
@@ -79,6 +79,7 @@ pub struct Scene<'a> {
     cluster: &'a Cluster,
     pub namespace: Namespace,
     ours: User,
+    blind: User,
     theirs: User,
     folder: TempDir,
 }
@@ -91,14 +92,23 @@ impl Scene<'_> {
                 [("coordination.k8s.io", "leases", verbs), ("", "configmaps", verbs), ("", "endpoints", verbs)];
             namespace.user_with(&grants)
         };
-        let (ours, theirs) = (user(&VERBS), user(&ALL_VERBS));
-        Scene { cluster, namespace, ours, theirs, folder: tempfile::tempdir().expect("a folder") }
+        let (ours, blind, theirs) = (user(&VERBS), user(&VERBS[..3]), user(&ALL_VERBS));
+        Scene { cluster, namespace, ours, blind, theirs, folder: tempfile::tempdir().expect("a folder") }
     }
 
     /// leader-run, with a child that proves that it is alone.
     pub fn ours(&self, lock: Lock, identity: &str) -> Party {
+        self.leader_run(&self.ours, lock, identity)
+    }
+
+    /// The same without the right to watch: it polls as others do, so it is no faster than they are.
+    pub fn ours_polling(&self, lock: Lock, identity: &str) -> Party {
+        self.leader_run(&self.blind, lock, identity)
+    }
+
+    fn leader_run(&self, user: &User, lock: Lock, identity: &str) -> Party {
         let mut command = leader_run();
-        command.arg("--kubeconfig").arg(self.ours.kubeconfig(&self.cluster.url(), Some(self.namespace.name())));
+        command.arg("--kubeconfig").arg(user.kubeconfig(&self.cluster.url(), Some(self.namespace.name())));
         command.args(["--lock", lock.name(), "--name", LOCK, "--identity", identity, "-v"]).args(SHORT);
         command.arg("--").args(alone(&self.oracle(), POLITE));
         Party { contender: Contender::start(&mut command), group: false, proxy: None, identity: identity.into() }
@@ -106,15 +116,24 @@ impl Scene<'_> {
 
     /// Another client, behind a proxy, with the same child.
     pub fn theirs(&self, peer: &Peer, lock: Lock, identity: &str) -> Party {
+        self.theirs_with(peer, lock, identity, &alone(&self.oracle(), POLITE))
+    }
+
+    /// The same with any child.
+    pub fn theirs_with(&self, peer: &Peer, lock: Lock, identity: &str, child: &[String]) -> Party {
         let proxy = Proxy::start(self.cluster);
-        let mut party = self.start(peer.name, lock, identity, &proxy.url(), &alone(&self.oracle(), POLITE));
+        let mut party = self.start(peer, lock, identity, &proxy.url(), child);
         party.proxy = Some(proxy);
         party
     }
 
-    /// Another client, with this child, at this address.
-    pub fn start(&self, program: &str, lock: Lock, identity: &str, url: &str, child: &[String]) -> Party {
-        let mut command = Command::new(programs().join(program));
+    /// Another client that reaches the API server directly.
+    pub fn theirs_direct(&self, peer: &Peer, lock: Lock, identity: &str) -> Party {
+        self.start(peer, lock, identity, &self.cluster.url(), &alone(&self.oracle(), POLITE))
+    }
+
+    fn start(&self, peer: &Peer, lock: Lock, identity: &str, url: &str, child: &[String]) -> Party {
+        let mut command = Command::new(programs().join(peer.name));
         command.args(child).stdin(Stdio::null()).process_group(0);
         command.env("KUBECONFIG", self.theirs.kubeconfig(url, Some(self.namespace.name())));
         command.env("LOCK", lock.name()).env("NAMESPACE", self.namespace.name()).env("NAME", LOCK);
@@ -174,7 +193,7 @@ pub struct Party {
     pub identity: String,
     /// Where it is another client: it and its child are a process group, behind this proxy.
     group: bool,
-    proxy: Option<Proxy>,
+    pub proxy: Option<Proxy>,
 }
 
 impl Party {
@@ -191,16 +210,25 @@ impl Party {
     /// Whether it has looked at the lock.
     pub fn contends(&self) -> bool {
         match &self.proxy {
-            Some(proxy) => {
-                proxy.requests().iter().any(|seen| seen.status.is_some_and(|status| [200, 201, 404].contains(&status)))
-            }
+            Some(_) => self.looks() > 0,
             None => self.leads().is_some() || self.line("waiting: ").is_some(),
         }
+    }
+
+    /// How often another client has read the lock.
+    pub fn looks(&self) -> usize {
+        let requests = self.proxy.as_ref().map(Proxy::requests).unwrap_or_default();
+        let look = |seen: &&Recorded| seen.request.method == "GET" && seen.request.path.ends_with(LOCK);
+        requests.iter().filter(look).filter(|seen| seen.status.is_some()).count()
     }
 
     /// When it has, in vain.
     pub fn wait_contends(&self) -> Instant {
         self.wait_until("contends", || self.contends().then(Instant::now))
+    }
+
+    pub fn wait_looks(&self, times: usize) {
+        self.wait_until("has looked often enough", || (self.looks() >= times).then_some(()));
     }
 
     /// Waits for it, and tells what was said instead when that is in vain.
@@ -274,16 +302,16 @@ impl Seen {
         self.record["holderIdentity"].as_str().unwrap_or_default()
     }
 
-    fn is_ours(&self) -> bool {
+    pub fn is_ours(&self) -> bool {
         self.holder().starts_with(OURS)
     }
 
-    fn transitions(&self) -> Option<u64> {
+    pub fn transitions(&self) -> Option<u64> {
         self.record["leaseTransitions"].as_u64().or(self.record["leaderTransitions"].as_u64())
     }
 
     /// Its fields have to be as others need them; returns its transitions.
-    fn check(&self, holder: &str, seconds: u32) -> u64 {
+    pub fn check_fields(&self, holder: &str, seconds: u32) -> u64 {
         match self.kind {
             Kind::Lease => check_spec(&self.raw, holder, seconds),
             _ => check_annotation(self.raw.as_str().expect("an annotation"), holder, seconds),
@@ -313,9 +341,11 @@ impl Records {
         })
     }
 
-    /// The last record with this holder.
+    /// The last record with this holder, as soon as there is one.
     pub fn last(&mut self, holder: &str) -> Seen {
-        self.seen().iter().rfind(|seen| seen.holder() == holder).expect("a record").clone()
+        wait_for(&format!("a record of {holder:?}"), LONG, || {
+            self.seen().iter().rfind(|seen| seen.holder() == holder).cloned()
+        })
     }
 
     /// When nobody holds the lock.
@@ -348,7 +378,7 @@ impl Records {
         let before_was = before.and_then(Seen::transitions);
         let text = format!("{before:?}\n{seen:?}");
         if seen.is_ours() {
-            let now = seen.check(seen.holder(), SECONDS);
+            let now = seen.check_fields(seen.holder(), SECONDS);
             match (before, before_was) {
                 (Some(before), _) if before.holder() == seen.holder() => {
                     assert_eq!(before.record["acquireTime"], seen.record["acquireTime"], "{text}");
@@ -364,7 +394,7 @@ impl Records {
         }
         let released = seen.holder().is_empty() && seen.raw != Value::Null && before.is_some_and(Seen::is_ours);
         if released {
-            assert_eq!(Some(seen.check("", 1)), before_was, "{text}");
+            assert_eq!(Some(seen.check_fields("", 1)), before_was, "{text}");
         }
         released
     }

@@ -15,7 +15,6 @@ pub struct Peer {
     pub overlaps: Option<&'static str>,
 }
 
-#[allow(dead_code)]
 /// What it leaves of the lock when it stops leading.
 pub enum Release {
     /// Nobody's: the next one leads at once.
@@ -26,15 +25,14 @@ pub enum Release {
     Never,
 }
 
-#[allow(dead_code)]
 /// When it takes a lock that is not held any more.
 pub enum Notices {
     /// When it polls next.
     Polling,
     /// It looks when the lease that it last saw is over, and at nothing before.
     Expiry,
-    /// When the lock is deleted.
-    Deletion,
+    /// When the lock is deleted, once it has looked so often.
+    Deletion { after: usize },
 }
 
 const PEER: Peer = Peer {
@@ -53,7 +51,21 @@ pub const PEERS: &[Peer] = &[
     Peer { name: "python", locks: &[Lease, ConfigMap], release: Release::Never, ..PEER },
     // It dies of a request to create that its own client finds invalid.
     Peer { name: "python-asyncio", locks: &[Lease], release: Release::Never, wants_lock: true, ..PEER },
+    Peer { name: "fabric8", locks: &[Lease], release: Release::Shortens(1), ..PEER },
+    Peer { name: "node", locks: &[Lease], notices: Notices::Deletion { after: 3 }, ..PEER },
+    Peer { name: "kubert", locks: &[Lease], notices: Notices::Expiry, wants_lock: true, ..PEER },
+    Peer {
+        name: "kube-leader-election",
+        locks: &[Lease],
+        overlaps: Some("it takes over with a patch that names no version"),
+        ..PEER
+    },
 ];
+
+/// The one of this name.
+pub fn peer(name: &str) -> &'static Peer {
+    PEERS.iter().find(|peer| peer.name == name).expect("in the table")
+}
 
 impl Peer {
     /// Its documented limits, in words.
@@ -66,7 +78,7 @@ impl Peer {
         let notices = match self.notices {
             Notices::Polling => None,
             Notices::Expiry => Some("it notices a release only when the lease that it saw is over"),
-            Notices::Deletion => Some("it takes over only when the lock is deleted"),
+            Notices::Deletion { .. } => Some("it takes over only when the lock is deleted"),
         };
         let wants_lock = self.wants_lock.then_some("the lock has to exist");
         let limits = [release, notices, wants_lock, self.overlaps].into_iter().flatten().collect::<Vec<_>>();
