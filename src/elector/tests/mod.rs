@@ -3,7 +3,8 @@
 //!
 //! Elsewhere: V1 (timings) in `config.rs`; L1 and X4 (odd durations) in `record.rs`; X5 (what a write keeps) and
 //! X17 (watch lines) in `lock/lease.rs`. V2 (a race of Check with the run) has no counterpart, for the state
-//! has a single owner. X22 is about MultiLocks. Peers, suspends and full outages are black-box tests too.
+//! has a single owner. X22 and M1 to M11 are about MultiLocks: `tests/multilock.rs`,
+//! `tests/cluster/multilock.rs`. Peers, suspends and full outages are black-box tests too.
 
 mod client_go;
 mod contending;
