@@ -81,6 +81,11 @@ impl Wall {
         Wall(self.0.saturating_add(span.as_micros() as i64))
     }
 
+    /// The last moment until then that is so many microseconds after a full second.
+    pub fn back_to(self, micros: i64) -> Wall {
+        Wall((self.0 - micros).div_euclid(1_000_000) * 1_000_000 + micros)
+    }
+
     /// `2026-11-21T07:00:10.000000Z`: exactly six digits and `Z`, the only form every API server accepts.
     pub fn micro_time(self) -> String {
         let time = jiff::Timestamp::from_microsecond(self.0).unwrap_or_default();
@@ -132,5 +137,7 @@ mod tests {
         assert_eq!(Wall(1_795_330_810_000_000).micro_time(), "2026-11-22T07:00:10.000000Z");
         assert_eq!(Wall(1_795_330_810_000_007).micro_time(), "2026-11-22T07:00:10.000007Z");
         assert_eq!(Wall(1_795_330_810_999_999).whole_second(), "2026-11-22T07:00:10Z");
+        assert_eq!(Wall(1_795_330_810_000_007).back_to(7), Wall(1_795_330_810_000_007));
+        assert_eq!(Wall(1_795_330_810_000_006).back_to(7), Wall(1_795_330_809_000_007));
     }
 }

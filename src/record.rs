@@ -42,6 +42,20 @@ impl Record {
         Record { lease_seconds: Some(1), acquire_time, renew_time: at, transitions, ..Record::default() }
     }
 
+    /// What a leader leaves behind of this record of its own. Its times are of the last moment with the fraction of a
+    /// second of the acquire time, so that a standby knows it from a lock that somebody else cleared; where times
+    /// have no fraction it cannot.
+    pub fn release(&self, at: Wall, precision: Precision) -> Record {
+        let at = fraction(&self.acquire_time).map_or(at, |fraction| at.back_to(fraction));
+        Record::released(self.transitions, precision.text(at))
+    }
+
+    /// Whether the leader of that record has left this one behind, and nobody else.
+    pub fn is_release_of(&self, held: &Record) -> bool {
+        let signed = |time| fraction(time).is_some_and(|own| fraction(&held.acquire_time) == Some(own));
+        self.is_free() && signed(&self.acquire_time) && signed(&self.renew_time)
+    }
+
     /// What is no record: held by somebody unknown until its lease is over. Its text stands where a time does,
     /// so that its changes show.
     pub fn unreadable(text: &str) -> Record {
@@ -135,6 +149,12 @@ impl Precision {
             Precision::Seconds => time.whole_second(),
         }
     }
+}
+
+/// The microseconds within the second, where there are any.
+fn fraction(time: &str) -> Option<i64> {
+    let (_, digits) = time.strip_suffix('Z')?.rsplit_once('.')?;
+    digits.parse().ok().filter(|micros| digits.len() == 6 && *micros > 0)
 }
 
 /// A duration that can be meant.

@@ -39,8 +39,8 @@ pub(super) struct Term {
 pub(super) struct Release {
     until: Instant,
     next: Instant,
-    /// The version to write on and the transitions to keep, once a get has shown that the lock is ours.
-    ours: Option<(Version, i64)>,
+    /// What is given back, and the version to write on, once a get has shown that the lock is ours.
+    ours: Option<Box<Observation>>,
     /// How the election ends, where that is not with the release.
     outcome: Option<Outcome>,
 }
@@ -298,7 +298,7 @@ impl Elector {
             // The create that was waited for: now look.
             _ if matches!(pending.request, Request::Create(_)) => {}
             Ok(Reply::Found(Some(found))) if ours => {
-                release.ours = Some((found.version, found.record.transitions));
+                release.ours = Some(Box::new(found));
             }
             // Given back; or cleared, taken or deleted: there is nothing of ours to give back.
             Ok(reply) => {
@@ -328,10 +328,9 @@ impl Elector {
             return;
         }
         match &release.ours {
-            Some((version, transitions)) => {
-                let at = self.settings.precision.text(self.renew_time(now));
-                let record = Record::released(*transitions, at);
-                self.request(now, Request::Update(record, version.clone()), time);
+            Some(held) => {
+                let record = held.record.release(self.renew_time(now), self.settings.precision);
+                self.request(now, Request::Update(record, held.version.clone()), time);
             }
             None => self.request(now, Request::Get, time),
         }

@@ -2,8 +2,10 @@
 
 use super::*;
 
-/// How long an empty lock is left alone, so that a leader whose lock was cleared by mistake writes first.
+/// How long an empty lock is left alone, so that a leader whose lock was cleared by mistake writes first...
 const YIELD: Duration = Duration::from_millis(10);
+/// ...and one that its leader has not left like this itself, as far as can be seen: on a busy machine, too.
+const CLEARED_YIELD: Duration = Duration::from_millis(50);
 /// The random delay after that, for the case that nobody else is waiting...
 const CROWD_DELAY: Duration = Duration::from_millis(10);
 /// ...and how often each put lost to a crowd may double it.
@@ -116,6 +118,7 @@ impl Elector {
         let ours = self.is_ours(&seen.record);
         let standby = &mut self.standby;
         let first_look = !std::mem::replace(&mut standby.looked, true);
+        let mut pause = YIELD;
         if let Known::Present(present) = &mut standby.known {
             if !got && !present.version.is_before(&seen.version) {
                 return;
@@ -124,6 +127,9 @@ impl Elector {
                 // Only metadata changed: that extends nobody's lease, but the next write needs the version.
                 present.version = seen.version;
                 return;
+            }
+            if !present.record.is_free() && !seen.record.is_release_of(&present.record) {
+                pause = CLEARED_YIELD;
             }
             // Somebody took the empty lock before our own delay was over: the crowd is smaller than feared.
             if present.record.is_free() && !seen.record.is_free() {
@@ -141,7 +147,7 @@ impl Elector {
             Some(now.at)
         } else if seen.record.is_free() {
             let width = CROWD_DELAY * 2u32.pow(standby.crowd.min(CROWD_DOUBLINGS));
-            Some(now.at.plus(YIELD + self.random.within(width)))
+            Some(now.at.plus(pause + self.random.within(width)))
         } else {
             None
         };
@@ -355,7 +361,7 @@ impl Elector {
                     _ => None,
                 };
                 // Its fraction of a second, where there is one, is random: two processes that were given one
-                // identity and start in the same microsecond must not write the same record.
+                // identity and start in the same microsecond must not write the same record. It signs the release.
                 let second = now.wall.0 - now.wall.0.rem_euclid(1_000_000);
                 let acquired = Wall(second + (self.random.next() % 1_000_000) as i64);
                 (self.record(now, self.settings.precision.text(acquired), transitions), version)

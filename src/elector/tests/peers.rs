@@ -120,6 +120,24 @@ fn x9_a_lock_cleared_while_leading_is_written_again_on_exactly_that_version() {
 }
 
 #[test]
+fn x9_a_lock_that_its_leader_has_not_given_back_itself_is_left_alone_for_longer() {
+    let held = Record { acquire_time: "2026-11-21T07:00:00.250007Z".into(), ..bing() };
+    let given_back = held.release(Wall(1_795_330_810_000_000), Precision::Microseconds);
+    assert_eq!(given_back.renew_time, "2026-11-22T07:00:09.250007Z");
+    assert_eq!(given_back, Record::released(0, given_back.renew_time.clone()), "in the shape of client-go");
+    let cleared = Record::released(0, "2026-11-22T07:00:09.250008Z".into());
+    for (free, least, most) in [(given_back, 10, 20), (cleared, 50, 60)] {
+        let mut rig = Rig::new(settings());
+        rig.get(found(held.clone(), 5));
+        rig.event(seen(free, 6));
+        rig.pass(Duration::from_millis(least) - Duration::from_micros(1));
+        assert_eq!(rig.verb(), None);
+        rig.pass(Duration::from_millis(most - least + 1));
+        assert_eq!(rig.writing_on(), "6");
+    }
+}
+
+#[test]
 fn x10_an_unconditional_overwrite_right_after_our_acquisition_is_a_loss() {
     let mut rig = Rig::leading();
     rig.event(seen(record("bing", 15, "2026-11-21T07:00:00.100000Z", 1), 2));
@@ -305,7 +323,7 @@ fn x17_a_standby_that_may_not_watch_polls_as_client_go_does_and_says_so_once() {
         rig.pass(Duration::from_millis(50));
     }
     rig.get(found(Record::released(0, rig.now.wall.micro_time()), 100));
-    rig.pass(Duration::from_millis(20));
+    rig.pass(Duration::from_millis(60));
     assert_eq!(rig.writing_on(), "100");
 }
 
@@ -428,7 +446,7 @@ fn refusals_count_from_the_time_at_which_nobody_else_leads() {
     rig.event(seen(record("bing", 10, "2026-11-21T07:00:09.000000Z", 0), 7));
     rig.pass(SECOND * 4);
     rig.event(seen(Record::released(0, rig.now.wall.micro_time()), 8));
-    rig.pass(Duration::from_millis(20));
+    rig.pass(Duration::from_millis(60));
     rig.put(Err(Failure::Refused(Verb::Update, "forbidden".into())));
     assert_eq!(rig.over, None);
 }
