@@ -3,8 +3,8 @@
 
 use crate::apiserver::Cluster;
 use crate::cells::MOMENT;
-use crate::scene::{L, Lock, SECONDS, Scene};
-use crate::support::{LONG, POLITE, wait_for};
+use crate::scene::{L, Lock, SECONDS, Scene, WORK};
+use crate::support::{LONG, wait_for};
 use crate::table::peer;
 use std::thread;
 use std::time::Duration;
@@ -48,7 +48,7 @@ fn clear(cluster: &Cluster) -> Outcome {
     let mut records = scene.records(Lock::Lease);
     let client_go = peer("client-go");
     // What its child does beside the next one is its own fault, and told apart.
-    let child = ["bash".into(), "-c".into(), format!("echo start; {POLITE}")];
+    let child = ["bash".into(), "-c".into(), format!("echo start; {WORK}")];
     let mut old = scene.theirs_with(client_go, Lock::Lease, "theirs-old", &child);
     old.wait_leads();
     let mut ours = [1, 2, 3].map(|number| scene.ours(Lock::Lease, &format!("ours-{number}")));

@@ -5,7 +5,7 @@ use crate::apiserver::Cluster;
 use crate::namespace::{Grant, Namespace, User, WatchEventKind};
 use crate::proxy::{Proxy, Recorded};
 use crate::record::{KEY, check_annotation, check_spec};
-use crate::support::{Contender, LONG, Line, POLITE, SHORT, alone, leader_run, wait_for};
+use crate::support::{Contender, LONG, Line, POLITE, SHORT, alone, leader_run, started_by, wait_for};
 use crate::table::Peer;
 use k8s_openapi::api::coordination::v1;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints};
@@ -31,6 +31,10 @@ pub const SECONDS: u32 = 6;
 pub const L: Duration = Duration::from_secs(SECONDS as u64);
 const VERBS: [&str; 4] = ["get", "create", "update", "watch"];
 const ALL_VERBS: [&str; 7] = ["get", "list", "watch", "create", "update", "patch", "delete"];
+/// Has the kernel kill a contender when we die, however that happens.
+const WITH_US: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
+/// A child of another client: it is there as long as that is.
+pub const WORK: &str = "exec 8<> <(:); while [ -d /proc/$PPID ]; do read -t 0.2 <&8; done";
 /// How the identities of ours begin.
 pub const OURS: &str = "ours-";
 
@@ -111,12 +115,13 @@ impl Scene<'_> {
         command.arg("--kubeconfig").arg(user.kubeconfig(&self.cluster.url(), Some(self.namespace.name())));
         command.args(["--lock", lock.name(), "--name", LOCK, "--identity", identity, "-v"]).args(SHORT);
         command.arg("--").args(alone(&self.oracle(), POLITE));
-        Party { contender: Contender::start(&mut command), group: false, proxy: None, identity: identity.into() }
+        let contender = Contender::start(&mut started_by(&WITH_US, &command));
+        Party { contender, group: false, proxy: None, identity: identity.into() }
     }
 
     /// Another client, behind a proxy, with the same child.
     pub fn theirs(&self, peer: &Peer, lock: Lock, identity: &str) -> Party {
-        self.theirs_with(peer, lock, identity, &alone(&self.oracle(), POLITE))
+        self.theirs_with(peer, lock, identity, &alone(&self.oracle(), WORK))
     }
 
     /// The same with any child.
@@ -129,17 +134,18 @@ impl Scene<'_> {
 
     /// Another client that reaches the API server directly.
     pub fn theirs_direct(&self, peer: &Peer, lock: Lock, identity: &str) -> Party {
-        self.start(peer, lock, identity, &self.cluster.url(), &alone(&self.oracle(), POLITE))
+        self.start(peer, lock, identity, &self.cluster.url(), &alone(&self.oracle(), WORK))
     }
 
     fn start(&self, peer: &Peer, lock: Lock, identity: &str, url: &str, child: &[String]) -> Party {
         let mut command = Command::new(programs().join(peer.name));
-        command.args(child).stdin(Stdio::null()).process_group(0);
+        command.args(child);
         command.env("KUBECONFIG", self.theirs.kubeconfig(url, Some(self.namespace.name())));
         command.env("LOCK", lock.name()).env("NAMESPACE", self.namespace.name()).env("NAME", LOCK);
         command.env("IDENTITY", identity).env("LEASE_DURATION", SECONDS.to_string());
         command.env("RENEW_DEADLINE", "4").env("RETRY_PERIOD", "1");
-        Party { contender: Contender::start(&mut command), group: true, proxy: None, identity: identity.into() }
+        let contender = Contender::start(started_by(&WITH_US, &command).process_group(0));
+        Party { contender, group: true, proxy: None, identity: identity.into() }
     }
 
     pub fn oracle(&self) -> PathBuf {

@@ -51,6 +51,8 @@ impl Tls {
         certificate.not_after = rcgen::date_time_ymd(year, 1, 1);
         let name = "test server";
         certificate.distinguished_name.push(DnType::CommonName, name);
+        // Python since 3.13 wants it.
+        certificate.use_authority_key_identifier_extension = true;
         certificate.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = certificate.signed_by(&key, &ca).expect("a certificate");
 
