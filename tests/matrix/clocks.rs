@@ -1,6 +1,7 @@
 //! What can be wrong with the time. A preloaded library, `clock.c`, shows leader-run another one; the child and
 //! the tests go by the true one.
 
+use crate::clock::library;
 use crate::proxy::Proxy;
 use crate::scene::{P, Scene, at_once, child, seconds, undisturbed};
 use crate::server::TOKEN;
@@ -9,8 +10,7 @@ use crate::{Row, Seen};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::thread::sleep;
 
 pub const ROWS: &[Row] = &[
@@ -36,17 +36,6 @@ pub const ROWS: &[Row] = &[
         run: || Seen::NotInjected("a test machine that sleeps tests nothing; unit test instead".into()),
     },
 ];
-
-/// The library, where there is a C compiler for it.
-fn library(folder: &Path) -> Option<PathBuf> {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/matrix/clock.c");
-    let library = folder.join("clock.so");
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O", "-o"]).arg(&library).arg(source).status();
-    compiled.ok().map(|status| {
-        assert!(status.success(), "{source} does not compile");
-        library
-    })
-}
 
 /// A contender to whom the time is another one.
 fn in_time(scene: &Scene, url: &str, identity: &str, library: &Path, wrong: (&str, &str)) -> Contender {

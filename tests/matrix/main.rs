@@ -4,6 +4,8 @@
 #[path = "../support/bomb.rs"]
 mod bomb;
 mod cgroup;
+#[path = "../support/clock.rs"]
+mod clock;
 mod clocks;
 #[path = "../support/conformance.rs"]
 mod conformance;

@@ -6,6 +6,9 @@
 mod apiserver;
 mod cells;
 mod clobber;
+#[path = "../support/clock.rs"]
+mod clock;
+mod clocks;
 #[path = "../support/faults.rs"]
 mod faults;
 #[path = "../support/kubeconfig.rs"]
@@ -55,8 +58,11 @@ fn main() -> ExitCode {
     });
     let results = Results::default();
     // The longest ones first.
-    let scenes: [Scene; 2] = [
+    let scenes: [Scene; 5] = [
         ("a mixed fleet moves to leases", migration::a_mixed_fleet_moves_to_leases),
+        ("a peer whose clock is an hour off", clocks::theirs_is_wrong),
+        ("a leader-run that waits and whose clock is an hour off", clocks::ours_is_wrong_and_waits),
+        ("a leader-run that leads and whose clock is an hour off", clocks::ours_is_wrong_and_leads),
         ("a lock that was cleared is written again", clobber::a_lock_that_was_cleared_is_written_again),
     ];
     let mut trials = Vec::new();

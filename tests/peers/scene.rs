@@ -86,6 +86,8 @@ pub struct Scene<'a> {
     blind: User,
     theirs: User,
     folder: TempDir,
+    /// What the contenders started from now on find in their environment.
+    pub env: Vec<(&'static str, PathBuf)>,
 }
 
 impl Scene<'_> {
@@ -97,7 +99,15 @@ impl Scene<'_> {
             namespace.user_with(&grants)
         };
         let (ours, blind, theirs) = (user(&VERBS), user(&VERBS[..3]), user(&ALL_VERBS));
-        Scene { cluster, namespace, ours, blind, theirs, folder: tempfile::tempdir().expect("a folder") }
+        Scene {
+            cluster,
+            namespace,
+            ours,
+            blind,
+            theirs,
+            folder: tempfile::tempdir().expect("a folder"),
+            env: Vec::new(),
+        }
     }
 
     /// leader-run, with a child that proves that it is alone.
@@ -114,7 +124,7 @@ impl Scene<'_> {
         let mut command = leader_run();
         command.arg("--kubeconfig").arg(user.kubeconfig(&self.cluster.url(), Some(self.namespace.name())));
         command.args(["--lock", lock.name(), "--name", LOCK, "--identity", identity, "-v"]).args(SHORT);
-        command.arg("--").args(alone(&self.oracle(), POLITE));
+        command.arg("--").args(alone(&self.oracle(), POLITE)).envs(self.env.clone());
         let contender = Contender::start(&mut started_by(&WITH_US, &command));
         Party { contender, group: false, proxy: None, identity: identity.into() }
     }
@@ -143,7 +153,7 @@ impl Scene<'_> {
         command.env("KUBECONFIG", self.theirs.kubeconfig(url, Some(self.namespace.name())));
         command.env("LOCK", lock.name()).env("NAMESPACE", self.namespace.name()).env("NAME", LOCK);
         command.env("IDENTITY", identity).env("LEASE_DURATION", SECONDS.to_string());
-        command.env("RENEW_DEADLINE", "4").env("RETRY_PERIOD", "1");
+        command.env("RENEW_DEADLINE", "4").env("RETRY_PERIOD", "1").envs(self.env.clone());
         let contender = Contender::start(started_by(&WITH_US, &command).process_group(0));
         Party { contender, group: true, proxy: None, identity: identity.into() }
     }
@@ -310,6 +320,11 @@ impl Seen {
 
     pub fn is_ours(&self) -> bool {
         self.holder().starts_with(OURS)
+    }
+
+    /// As written.
+    pub fn renew_time(&self) -> &str {
+        self.record["renewTime"].as_str().unwrap_or_default()
     }
 
     pub fn transitions(&self) -> Option<u64> {

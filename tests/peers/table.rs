@@ -9,6 +9,8 @@ pub struct Peer {
     pub locks: &'static [Lock],
     pub release: Release,
     pub notices: Notices,
+    /// It takes a lock whose renewal was long ago by its own clock.
+    pub trusts_clocks: bool,
     /// It cannot create the lock, so that has to be there.
     pub wants_lock: bool,
     /// Why two children may meet, where that is its fault.
@@ -40,6 +42,7 @@ const PEER: Peer = Peer {
     locks: &[],
     release: Release::Frees,
     notices: Notices::Polling,
+    trusts_clocks: false,
     wants_lock: false,
     overlaps: None,
 };
@@ -51,12 +54,13 @@ pub const PEERS: &[Peer] = &[
     Peer { name: "python", locks: &[Lease, ConfigMap], release: Release::Never, ..PEER },
     // It dies of a request to create that its own client finds invalid.
     Peer { name: "python-asyncio", locks: &[Lease], release: Release::Never, wants_lock: true, ..PEER },
-    Peer { name: "fabric8", locks: &[Lease], release: Release::Shortens(1), ..PEER },
-    Peer { name: "node", locks: &[Lease], notices: Notices::Deletion { after: 3 }, ..PEER },
-    Peer { name: "kubert", locks: &[Lease], notices: Notices::Expiry, wants_lock: true, ..PEER },
+    Peer { name: "fabric8", locks: &[Lease], release: Release::Shortens(1), trusts_clocks: true, ..PEER },
+    Peer { name: "node", locks: &[Lease], notices: Notices::Deletion { after: 3 }, trusts_clocks: true, ..PEER },
+    Peer { name: "kubert", locks: &[Lease], notices: Notices::Expiry, trusts_clocks: true, wants_lock: true, ..PEER },
     Peer {
         name: "kube-leader-election",
         locks: &[Lease],
+        trusts_clocks: true,
         overlaps: Some("it takes over with a patch that names no version"),
         ..PEER
     },
@@ -80,8 +84,9 @@ impl Peer {
             Notices::Expiry => Some("it notices a release only when the lease that it saw is over"),
             Notices::Deletion { .. } => Some("it takes over only when the lock is deleted"),
         };
+        let clocks = self.trusts_clocks.then_some("it trusts wall clocks");
         let wants_lock = self.wants_lock.then_some("the lock has to exist");
-        let limits = [release, notices, wants_lock, self.overlaps].into_iter().flatten().collect::<Vec<_>>();
+        let limits = [release, notices, clocks, wants_lock, self.overlaps].into_iter().flatten().collect::<Vec<_>>();
         if limits.is_empty() { "none".into() } else { limits.join("; ") }
     }
 }
