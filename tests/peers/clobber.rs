@@ -76,8 +76,10 @@ fn clear(cluster: &Cluster) -> Outcome {
     let (cleared, last) = (records.seen()[cleared].clone(), records.seen()[cleared - 1].clone());
     assert_eq!(last.holder(), us, "what was cleared was ours");
     if next.holder() != us {
-        // A loss like any other: its child is asked to stop, and whether it met the next one the oracle knows.
-        ours[leader].wait();
+        // A loss like any other; whether its child met the next one the oracle knows.
+        assert_eq!(ours[leader].wait(), 75, "{}", ours[leader].said());
+        let between = ours.iter().chain([&standby]).find(|party| party.identity == next.holder());
+        between.expect("a standby").wait_leads();
         return Outcome { kept: None, overlaps: scene.overlaps(), old_child };
     }
     assert_eq!(Some(next.check_fields(&us, SECONDS)), last.transitions());
