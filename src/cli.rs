@@ -111,6 +111,15 @@ pub struct Cli {
     #[arg(long, env = "LEADER_RUN_PID_NAMESPACE", help_heading = "Child", hide_env = true)]
     pub pid_namespace: bool,
 
+    /// When leader-run is killed, leave the lock to expire, rather than have the guard give it back when the child's
+    /// processes are gone
+    #[arg(long, env = "LEADER_RUN_NO_CRASH_RELEASE", help_heading = "Child", hide_env = true)]
+    pub no_crash_release: bool,
+
+    /// What the guard runs leader-run with, to give back a lock: in so many milliseconds, of the term with this record
+    #[arg(long, value_name = "MILLIS:RECORD", hide = true)]
+    pub crash_release: Option<String>,
+
     /// After the loss of the lock: exit with the lost code, or rejoin (contend again)
     #[arg(long, value_name = "exit|rejoin", env = "LEADER_RUN_ON_LOST", default_value = "exit", value_parser = on_lost)]
     #[arg(help_heading = "Child", hide_env = true)]
@@ -344,7 +353,7 @@ mod tests {
 
     #[test]
     fn every_option_has_its_environment_twin() {
-        for arg in Cli::command().get_arguments().filter(|arg| arg.get_id() != "help" && arg.get_id() != "command") {
+        for arg in Cli::command().get_arguments().filter(|arg| arg.get_id() != "help" && !arg.is_hide_set()) {
             let long = arg.get_long().unwrap();
             let twin = format!("LEADER_RUN_{}", long.to_uppercase().replace('-', "_"));
             assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()));

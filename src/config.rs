@@ -2,9 +2,11 @@
 
 use crate::child::spawn::{self, Missing};
 use crate::cli::{Cli, OnLost};
+use crate::elector;
 use crate::exit::{self, Refusal};
 use crate::lock::client::Source;
 use crate::lock::{self, valid_name};
+use crate::record::Record;
 use crate::report::duration;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
@@ -165,6 +167,10 @@ pub struct Config {
     pub pid_namespace: bool,
     /// The exit code after a loss.
     pub lost_exit_code: i32,
+    /// The guard gives back the lock of a leader-run that has died.
+    pub crash_release: bool,
+    /// All that is to be done is that: give back the lock of the term with this record, in this time.
+    pub release: Option<(Record, Duration)>,
     /// Leave events at the lock.
     pub events: bool,
     /// Run for each leader seen.
@@ -214,6 +220,13 @@ impl Config {
         let callback = |option, command: Option<String>| command.map(|text| Callback::new(option, &text)).transpose();
         let on_new_leader = callback("--on-new-leader", cli.on_new_leader)?;
         let on_stopped_leading = callback("--on-stopped-leading", cli.on_stopped_leading)?;
+        let release = cli.crash_release.map(|text| {
+            let (millis, record) =
+                text.split_once(':').and_then(|(left, record)| Some((left.parse().ok()?, record)))?;
+            Some((Record::from_annotation(record), Duration::from_millis(millis)))
+        });
+        let release = release.map(|release| release.ok_or_else(|| Refusal::new("--crash-release is for the guard")));
+        let release = release.transpose()?;
         let identity = match cli.identity {
             Some(identity) => identity,
             None => own_identity()?,
@@ -235,11 +248,32 @@ impl Config {
             wait_all: cli.wait_all,
             pid_namespace: cli.pid_namespace,
             lost_exit_code: cli.lost_exit_code.into(),
+            crash_release: !cli.no_crash_release,
+            release,
             events: cli.events && !cli.no_events,
             on_new_leader,
             on_stopped_leading,
             program,
             command: cli.command,
+        })
+    }
+
+    /// How the elections are run.
+    ///
+    /// # Errors
+    /// When the system has no random numbers to give.
+    pub fn election(&self) -> Result<elector::Settings, Refusal> {
+        let timing = &self.timing;
+        Ok(elector::Settings {
+            identity: self.identity.clone(),
+            lease_duration: timing.lease_duration,
+            renew_deadline: timing.renew_deadline,
+            retry_period: timing.retry_period,
+            request_timeout: timing.request_timeout,
+            wait: timing.wait,
+            precision: self.lock.kind.precision(),
+            resume: self.resume,
+            seed: random()?,
         })
     }
 }
@@ -306,7 +340,7 @@ fn own_identity() -> Result<String, Refusal> {
 ///
 /// # Errors
 /// When it has none to give.
-pub fn random() -> Result<u64, Refusal> {
+fn random() -> Result<u64, Refusal> {
     let mut bytes = [0; 8];
     getrandom::getrandom(&mut bytes).map_err(|e| Refusal::new(format!("no random numbers: {e}")))?;
     Ok(u64::from_le_bytes(bytes))

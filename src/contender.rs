@@ -266,9 +266,10 @@ impl Contender {
             }
             let mut env = self.settings.env.clone();
             env.push(format!("LEADER_ELECTION_FENCING_TOKEN={}", term.leadership.token));
-            env.push(format!("LEADER_ELECTION_TRANSITIONS={}", term.leadership.transitions));
+            env.push(format!("LEADER_ELECTION_TRANSITIONS={}", term.leadership.record.transitions));
             let deadlines = as_told(now, term.deadlines);
-            self.out.push(Action::Tell(ToGuard::Start { term: self.terms, deadlines, env }));
+            let record = term.leadership.record.to_annotation();
+            self.out.push(Action::Tell(ToGuard::Start { term: self.terms, deadlines, env, record }));
         }
     }
 

@@ -15,6 +15,7 @@ pub mod jobs;
 pub mod lock;
 pub mod mutant;
 pub mod record;
+pub mod release;
 pub mod report;
 pub mod run;
 pub mod store;

@@ -5,7 +5,7 @@ use leader_run::cli::Cli;
 use leader_run::config::{Config, Timing};
 use leader_run::exit::{self, Refusal};
 use leader_run::report::log;
-use leader_run::{run, sys};
+use leader_run::{release, run, sys};
 use std::io::Write;
 use tracing::{Level, error};
 
@@ -38,6 +38,11 @@ fn start() -> Result<i32, Refusal> {
     let format = cli.log_format;
     let config = Config::new(cli, timing)?;
 
+    if let Some((record, within)) = &config.release {
+        log::start(format, level);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(release::run(&config, record.clone(), *within));
+    }
     sys::check_descriptors()?;
     if config.pid_namespace {
         namespace::try_out()?;
@@ -51,8 +56,10 @@ fn start() -> Result<i32, Refusal> {
         terminal: terminal::is_all_ours(),
         scheduling: sys::Scheduling::current(),
         pid_namespace: config.pid_namespace,
+        again: config.crash_release.then(|| spawn::Again { args: std::env::args_os().collect() }),
     };
-    let settings = guard::Settings { stop_signal: config.stop_signal, wait_all: config.wait_all };
+    let (stop_signal, wait_all, crash_release) = (config.stop_signal, config.wait_all, config.crash_release);
+    let settings = guard::Settings { stop_signal, wait_all, crash_release };
     let guard = child::fork_guard(plan, settings)?;
     log::start(format, level);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -34,6 +34,8 @@ pub enum Mutant {
     LatchKept,
     /// A signal or `--wait` ends an acquiring write without waiting for its answer.
     AbandonedWrite,
+    /// The lock of a leader-run that has died is given back while its tree lives.
+    CrashReleaseBeforeGone,
     /// No rule is broken, but the elector panics when the lock has been renewed for the first time. Not for
     /// simulations.
     Panics,
@@ -41,7 +43,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, by name.
-    pub const ALL: [(&str, Mutant); 14] = [
+    pub const ALL: [(&str, Mutant); 15] = [
         ("kill-too-late", Mutant::KillTooLate),
         ("counted-from-response", Mutant::CountedFromResponse),
         ("same-second", Mutant::SameSecond),
@@ -56,6 +58,7 @@ impl Mutant {
         ("ignores-end-of-file", Mutant::IgnoresEndOfFile),
         ("latch-kept", Mutant::LatchKept),
         ("abandoned-write", Mutant::AbandonedWrite),
+        ("crash-release-before-gone", Mutant::CrashReleaseBeforeGone),
     ];
 
     /// Whether this mistake is to be made.

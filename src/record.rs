@@ -56,6 +56,12 @@ impl Record {
         self.is_free() && signed(&self.acquire_time) && signed(&self.renew_time)
     }
 
+    /// Whether it was written by the same process in the same term: that says nothing of when.
+    pub fn is_of_term(&self, other: &Record) -> bool {
+        let term = |record: &Record| (record.holder.clone(), record.acquire_time.clone(), record.transitions);
+        !self.is_free() && term(self) == term(other)
+    }
+
     /// What is no record: held by somebody unknown until its lease is over. Its text stands where a time does,
     /// so that its changes show.
     pub fn unreadable(text: &str) -> Record {

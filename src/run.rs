@@ -7,7 +7,6 @@ use crate::child::{self, Guard, KILL_ROUND};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::contender::{Action, Contender, Event, Settings};
-use crate::elector;
 use crate::exit::{self, Refusal};
 use crate::lock::{self, Answer, Changes, Lock};
 use crate::report::{Reports, duration};
@@ -92,17 +91,6 @@ async fn waited(config: &Config) -> Duration {
 
 fn settings(config: &Config, namespace: &str) -> Result<Settings, Refusal> {
     let timing = &config.timing;
-    let election = elector::Settings {
-        identity: config.identity.clone(),
-        lease_duration: timing.lease_duration,
-        renew_deadline: timing.renew_deadline,
-        retry_period: timing.retry_period,
-        request_timeout: timing.request_timeout,
-        wait: timing.wait,
-        precision: config.lock.kind.precision(),
-        resume: config.resume,
-        seed: crate::config::random()?,
-    };
     let kind = lock::TYPES.iter().find(|(.., kind)| *kind == config.lock.kind).map_or("", |(name, ..)| name);
     let env = vec![
         format!("LEADER_ELECTION_IDENTITY={}", config.identity),
@@ -111,7 +99,7 @@ fn settings(config: &Config, namespace: &str) -> Result<Settings, Refusal> {
         format!("LEADER_ELECTION_NAME={}", config.lock.name),
     ];
     Ok(Settings {
-        election,
+        election: config.election()?,
         loss_grace: timing.loss_grace,
         stop_grace: timing.stop_grace,
         stop_signal: config.stop_signal,

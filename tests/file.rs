@@ -111,10 +111,24 @@ fn a_lock_that_is_free_is_taken_with_wait_zero() {
 }
 
 #[test]
-fn after_kill_9_the_child_is_gone_and_the_next_one_waits_for_the_lease() {
+fn after_kill_9_the_child_is_gone_and_the_lock_is_given_back() {
+    let next = next_after_kill_9(&SHORT);
+    assert!(next <= Duration::from_secs(1), "the next child started after {next:?}");
+}
+
+#[test]
+fn after_kill_9_without_a_crash_release_the_next_one_waits_for_the_lease() {
+    let next = next_after_kill_9(&[&SHORT[..], &["--no-crash-release"]].concat());
+    let lease = Duration::from_secs(3);
+    assert!(next >= lease - Duration::from_millis(20), "the next child started after {next:?}");
+    assert!(next <= lease + Duration::from_millis(500), "the next child started after {next:?}");
+}
+
+/// How long after the last renewal, right after which its leader was killed.
+fn next_after_kill_9(options: &[&str]) -> Duration {
     let lock = Lock::new();
-    let first = lock.contender(&SHORT, "echo pid $$; trap '' TERM; while :; do sleep 0.05; done");
-    let second = lock.contender(&SHORT, "echo pid $$; sleep 60");
+    let first = lock.contender(options, "echo pid $$; trap '' TERM; while :; do sleep 0.05; done");
+    let second = lock.contender(options, "echo pid $$; sleep 60");
     let (leader, standby) = wait_for("a leader", LONG, || {
         let leads = |c: &Contender| c.line("pid ").is_some();
         if leads(&first) { Some((&first, &second)) } else { leads(&second).then_some((&second, &first)) }
@@ -131,11 +145,9 @@ fn after_kill_9_the_child_is_gone_and_the_next_one_waits_for_the_lease() {
     let gone = wait_gone(&[pid], LONG);
     // The first row of the fault matrix measures it.
     assert!(gone - killed <= Duration::from_secs(1), "{:?}", gone - killed);
-    let next = standby.wait_line("pid ").at - renewal;
-    let lease = Duration::from_secs(3);
-    assert!(next >= lease - Duration::from_millis(20), "the next child started after {next:?}");
-    assert!(next <= lease + Duration::from_millis(500), "the next child started after {next:?}");
+    let next = standby.wait_line("pid ").at;
     assert_eq!(standby.count("OVERLAP"), 0);
+    next - renewal
 }
 
 #[test]
@@ -269,8 +281,11 @@ fn a_lock_that_is_deleted_or_cleared_is_written_again_and_the_child_is_not_touch
     for _ in 0..10 {
         fs::remove_file(lock.record()).unwrap();
         wait_for("it is created again", LONG, || lock.text().contains(&mine).then_some(()));
+        // A standby leaves the leader 50 ms to write first, and on a very busy machine that may not be enough.
+        standbys.iter().for_each(|standby| standby.signal(SIGSTOP));
         replace(&lock, &lock.text().replace(&mine, ""));
         wait_for("it is written again", LONG, || lock.text().contains(&mine).then_some(()));
+        standbys.iter().for_each(|standby| standby.signal(SIGCONT));
     }
     // Long enough for a standby to have started, had it been misled.
     sleep(Duration::from_secs(1));
@@ -283,7 +298,7 @@ fn a_lock_that_is_deleted_or_cleared_is_written_again_and_the_child_is_not_touch
 #[test]
 fn two_processes_with_one_identity_never_have_two_children() {
     let lock = Lock::new();
-    let options = [&SHORT[..], &["--identity", "same"]].concat();
+    let options = [&SHORT[..], &["--identity", "same", "--no-crash-release"]].concat();
     let contenders: Vec<_> = (0..2).map(|_| lock.contender(&options, "sleep 1")).collect();
     let mut codes: Vec<_> = contenders.into_iter().map(|mut c| (c.wait(), c.count("OVERLAP"))).collect();
     codes.sort();

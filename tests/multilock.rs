@@ -142,7 +142,7 @@ impl Election {
             for action in self.elector.step(self.now, event) {
                 match action {
                     Action::Request(id, wanted, _) => request = Some((id, wanted)),
-                    Action::Lead(leadership) => self.leads = Some(leadership.transitions),
+                    Action::Lead(leadership) => self.leads = Some(leadership.record.transitions),
                     Action::Say(leader_run::elector::Notice::Waiting(record, _)) => self.waits = Some(record.holder),
                     _ => {}
                 }

@@ -44,6 +44,8 @@ pub enum ToGuard {
         deadlines: Deadlines,
         /// Added to the child's environment.
         env: Vec<String>,
+        /// What the lock says of this term. Without a line break or a NUL.
+        record: String,
     },
     /// The lock was renewed: later deadlines.
     Extend {
@@ -125,6 +127,8 @@ pub enum Input {
     Message(ToGuard),
     /// leader-run is gone, or talks nonsense.
     Closed,
+    /// leader-run is dead: it writes nothing any more.
+    Dead,
     /// All messages have been read: look at the deadlines.
     Tick,
     /// What became of an [`Output::Spawn`]: the process id, or an `errno`.
@@ -157,6 +161,9 @@ pub enum Output {
     StopAll(i32),
     /// Tell leader-run.
     Send(FromGuard),
+    /// Give the lock back for a leader-run that has died, where it still is of the term with this record; in this
+    /// time. Nothing is left to guard then.
+    Release(String, Duration),
     /// There is nothing left to guard.
     Exit,
 }
@@ -169,6 +176,8 @@ struct Term {
     kill_at: Option<Instant>,
     /// The additions to the child's environment, until it is started.
     to_start: Option<Vec<String>>,
+    /// What the lock says of it.
+    record: String,
     /// When a child that the terminal stopped is continued; the second time later, lest the two of us and
     /// the terminal run in circles.
     continue_at: Option<Instant>,
@@ -233,6 +242,8 @@ pub struct Settings {
     pub stop_signal: i32,
     /// Descendants that outlive the child are waited for, rather than asked to end.
     pub wait_all: bool,
+    /// The lock of a leader-run that has died is given back.
+    pub crash_release: bool,
 }
 
 /// The state machine. Its state is per term: a latched expiry ends with the term.
@@ -242,13 +253,24 @@ pub struct Guard {
     term: Option<Term>,
     lateness: Lateness,
     closed: bool,
+    dead: bool,
+    /// The lock may still be held for a term that is over, whose tree is gone: its record, and S+R.
+    held: Option<(String, Instant)>,
     out: VecDeque<Output>,
 }
 
 impl Guard {
     /// A guard that stands by.
     pub fn new(settings: Settings) -> Guard {
-        Guard { settings, term: None, lateness: Lateness::default(), closed: false, out: VecDeque::with_capacity(16) }
+        Guard {
+            settings,
+            term: None,
+            lateness: Lateness::default(),
+            closed: false,
+            dead: false,
+            held: None,
+            out: VecDeque::with_capacity(16),
+        }
     }
 
     /// Takes what happened. What to do about it is then asked for with [`Guard::next_output`].
@@ -258,6 +280,7 @@ impl Guard {
         match input {
             Input::Message(message) => self.told(now, message),
             Input::Closed => self.closed = !Mutant::IgnoresEndOfFile.is_on(),
+            Input::Dead => self.dead = true,
             Input::Tick => {}
             Input::Spawned(spawned) => self.spawned(spawned),
             Input::Ended { status, others } => self.ended(now, status, others),
@@ -267,8 +290,8 @@ impl Guard {
         if drained {
             self.look_at_deadlines(now);
             self.start(now);
-            if self.closed && self.term.is_none() {
-                self.out.push_back(Output::Exit);
+            if self.closed {
+                self.leave(now);
             }
         }
     }
@@ -286,6 +309,9 @@ impl Guard {
 
     /// How long until a deadline, if there is one. None is near while standing by.
     pub fn wake(&self, now: Instant) -> Option<Duration> {
+        if self.closed && self.term.is_none() {
+            return self.held.as_ref().map(|(_, until)| until.leader_left(now));
+        }
         let term = self.term.as_ref().filter(|term| !term.killing)?;
         let stop = (!term.expired).then_some(term.deadlines.stop);
         let moments = [stop, term.continue_at, Some(term.tick), Some(term.kill(self.lateness.get()))];
@@ -297,17 +323,19 @@ impl Guard {
             true => Deadlines { stop: now.plus(deadlines.stop.boot), kill: now.plus(deadlines.kill.boot) },
             false => deadlines,
         };
-        if let ToGuard::Start { term, deadlines, env } = message {
+        if let ToGuard::Start { term, deadlines, env, record } = message {
             let deadlines = known(deadlines);
             if self.term.is_some() {
                 return;
             }
+            self.held = None;
             self.out.push_back(Output::Send(FromGuard::Acknowledged(term, deadlines.kill)));
             self.term = Some(Term {
                 tick: now.plus(TICK),
                 number: term,
                 deadlines,
                 to_start: Some(env),
+                record,
                 continue_at: None,
                 continued: false,
                 kill_at: None,
@@ -358,7 +386,7 @@ impl Guard {
         };
         if term.asked || term.expired || term.killing || term.deadlines.stop.leader_left(now).is_zero() {
             self.out.push_back(Output::Send(FromGuard::Late(term.number)));
-            self.term = None;
+            self.end();
             return;
         }
         self.out.push_back(Output::Spawn(env));
@@ -383,7 +411,7 @@ impl Guard {
             Ok(pid) => self.out.push_back(Output::Send(FromGuard::Started(term.number, pid))),
             Err(errno) => {
                 self.out.push_back(Output::Send(FromGuard::Failed(term.number, errno)));
-                self.term = None;
+                self.end();
             }
         }
     }
@@ -408,12 +436,39 @@ impl Guard {
     }
 
     fn alone(&mut self) {
-        if let Some(term) = self.term.take_if(|term| term.child_ended) {
+        if let Some(term) = self.term.as_ref().filter(|term| term.child_ended) {
             self.out.push_back(Output::Send(FromGuard::Gone(term.number)));
-            if Mutant::LatchKept.is_on() && term.expired {
-                self.term = Some(term);
+            if !(Mutant::LatchKept.is_on() && term.expired) {
+                self.end();
             }
         }
+    }
+
+    /// The term is over, and no process of it is left.
+    fn end(&mut self) {
+        let term = self.term.take().filter(|term| self.settings.crash_release && !term.expired);
+        self.held = term.map(|term| (term.record, term.deadlines.stop));
+    }
+
+    /// leader-run is gone: so are we when the tree is, and the lock is given back while it surely is ours.
+    fn leave(&mut self, now: Instant) {
+        let early = Mutant::CrashReleaseBeforeGone.is_on() && self.dead && self.settings.crash_release;
+        let unfinished = self.term.as_ref().filter(|_| early).map(|term| (term.record.clone(), term.deadlines.stop));
+        if self.term.is_some() && unfinished.is_none() {
+            return;
+        }
+        if let Some((record, until)) = unfinished.or(self.held.take()) {
+            let left = until.leader_left(now);
+            if !left.is_zero() && !self.dead {
+                // It may be yet to write, or to die.
+                self.held = Some((record, until));
+                return;
+            }
+            if !left.is_zero() {
+                return self.out.push_back(Output::Release(record, left));
+            }
+        }
+        self.out.push_back(Output::Exit);
     }
 
     fn look_at_deadlines(&mut self, now: Instant) {

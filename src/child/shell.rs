@@ -28,6 +28,8 @@ use std::time::Duration;
 struct Shell {
     core: Guard,
     socket: OwnedFd,
+    /// leader-run, where that can be watched: the end of the socket is no proof of its death.
+    leader_run: Option<OwnedFd>,
     signals: SignalFd,
     timer: TimerFd,
     plan: Plan,
@@ -73,9 +75,11 @@ impl Shell {
     fn new(socket: OwnedFd, plan: Plan, settings: Settings, parent: Pid) -> nix::Result<Shell> {
         let mut chld = SigSet::empty();
         chld.add(Signal::SIGCHLD);
+        let leader_run = sys::open_process(parent).ok().filter(|_| plan.again.is_some());
         Ok(Shell {
-            core: Guard::new(settings),
+            core: Guard::new(Settings { crash_release: leader_run.is_some(), ..settings }),
             socket,
+            leader_run,
             signals: SignalFd::with_flags(&chld, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
             timer: TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?,
             plan,
@@ -104,6 +108,9 @@ impl Shell {
         let open = self.read_messages();
         while let Ok(Some(_)) = self.signals.read_signal() {}
         let some_ended = self.reap();
+        if !open && self.leader_run.as_ref().is_some_and(has_ended) {
+            self.step(Input::Dead);
+        }
         self.step(if open { Input::Tick } else { Input::Closed });
         if self.core.is_killing() {
             self.kill_round();
@@ -121,7 +128,11 @@ impl Shell {
         // The closed end of a socket pair would wake us for ever.
         let messages = if open { self.socket.as_fd() } else { signals };
         let answer = self.namespace.as_ref().and_then(Namespace::answer).unwrap_or(signals);
-        let mut fds = [signals, self.timer.as_fd(), messages, answer].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        // Of interest only then, and of none any more once it has ended.
+        let leader_run = self.leader_run.as_ref().filter(|leader_run| !open && !has_ended(leader_run));
+        let leader_run = leader_run.map_or(signals, |leader_run| leader_run.as_fd());
+        let mut fds =
+            [signals, self.timer.as_fd(), messages, answer, leader_run].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error),
@@ -203,6 +214,12 @@ impl Shell {
             Output::Continue => self.go_on(),
             Output::StopAll(signal) => self.walker.signal_all(&[signal, SIGCONT]),
             Output::Send(message) => self.send(message),
+            Output::Release(record, within) => {
+                if let Some(again) = &self.plan.again {
+                    let _ = again.release(&self.plan, &record, within);
+                }
+                sys::exit_now(0)
+            }
             Output::Exit => sys::exit_now(0),
         }
     }
@@ -236,6 +253,11 @@ impl Shell {
         // Never waits: a leader-run that does not read must not keep the guard from killing.
         let _ = send(self.socket.as_raw_fd(), &message.encode(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
     }
+}
+
+/// Whether this process has ended.
+fn has_ended(process: &OwnedFd) -> bool {
+    poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1)
 }
 
 /// Sets the timer a little before the deadline, then again, ever closer: the other clock may run faster
@@ -283,9 +305,10 @@ mod tests {
             scheduling: sys::Scheduling::current(),
             terminal: false,
             pid_namespace: false,
+            again: None,
         };
         prctl::set_child_subreaper(true).unwrap();
-        let settings = Settings { stop_signal: SIGTERM, wait_all: false };
+        let settings = Settings { stop_signal: SIGTERM, wait_all: false, crash_release: false };
         let mut shell = Shell::new(theirs, plan, settings, Pid::this()).unwrap();
         let tell = |message: &ToGuard| send(ours.as_raw_fd(), &message.encode(), MsgFlags::empty()).unwrap();
         let hear = || {
@@ -297,7 +320,8 @@ mod tests {
             let stop = Instant::now().plus(Duration::from_millis(millis));
             Deadlines { stop, kill: stop }
         };
-        tell(&ToGuard::Start { term: 1, deadlines: deadlines(60_000), env: vec!["A=b".into()] });
+        let (env, record) = (vec!["A=b".into()], "{}".into());
+        tell(&ToGuard::Start { term: 1, deadlines: deadlines(60_000), env, record });
         shell.turn().unwrap();
         let [Some(FromGuard::Acknowledged(..)), Some(FromGuard::Started(_, pid))] = [hear(), hear()] else {
             panic!("not started");

@@ -10,8 +10,10 @@ use nix::unistd::{AccessFlags, Pid, access, execve, getpid, getppid, setpgid};
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Prefix of the variables that are leader-run's own options.
 const OPTIONS: &[u8] = b"LEADER_RUN_";
@@ -72,6 +74,8 @@ pub struct Plan {
     pub terminal: bool,
     /// Whether it is started in a PID namespace of its own.
     pub pid_namespace: bool,
+    /// What gives back the lock when leader-run has died, where that is wanted.
+    pub again: Option<Again>,
 }
 
 /// Starts the child, in the foreground of the terminal or not, with these additions to its environment. Returns
@@ -116,6 +120,34 @@ fn start(plan: &Plan, foreground: bool, additions: &[String]) -> Result<Pid, i32
     match command.spawn() {
         Ok(child) => Ok(Pid::from_raw(child.id() as i32)),
         Err(error) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
+    }
+}
+
+/// How leader-run itself is run again by its guard.
+#[derive(Debug)]
+pub struct Again {
+    /// The arguments it was given, its own name first.
+    pub args: Vec<OsString>,
+}
+
+impl Again {
+    /// Has it give back the lock of the term with this record, in this time, and waits for its end. It finds all else
+    /// as the first one did.
+    ///
+    /// # Errors
+    /// Whatever keeps the system from running it.
+    pub fn release(&self, plan: &Plan, record: &str, within: Duration) -> io::Result<()> {
+        let mut command = Command::new("/proc/self/exe");
+        let (name, args) = self.args.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        command.arg0(name).arg("--crash-release").arg(format!("{}:{record}", within.as_millis())).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let (mask, scheduling) = (plan.mask, plan.scheduling);
+        sys::before_exec(&mut command, move || {
+            scheduling.apply();
+            prctl::set_pdeathsig(Signal::SIGKILL)?;
+            Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?)
+        });
+        command.status().map(drop)
     }
 }
 

@@ -1,6 +1,6 @@
 //! How the messages between leader-run and its guard look on their socket pair.
 //!
-//! One message a packet, fixed little-endian fields, then the environment as NUL-separated text. Both ends
+//! One message a packet, fixed little-endian fields, then the record and the environment as NUL-separated text. Both ends
 //! are the same program, so there is no version; whatever does not parse is [`None`], which means kill.
 
 use super::guard::{Deadlines, FromGuard, ToGuard};
@@ -99,9 +99,10 @@ impl ToGuard {
     /// The packet of this message.
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            ToGuard::Start { term, deadlines, env } => {
+            ToGuard::Start { term, deadlines, env, record } => {
                 let mut packet: Vec<u8> = Writer::new(0, *term).instant(deadlines.stop).instant(deadlines.kill).0;
-                packet.extend(env.join("\0").bytes());
+                packet.extend(record.bytes());
+                env.iter().for_each(|variable| packet.extend([0].into_iter().chain(variable.bytes())));
                 packet
             }
             ToGuard::Extend { term, deadlines } => {
@@ -122,9 +123,9 @@ impl ToGuard {
         match kind {
             0 => {
                 let deadlines = read.deadlines()?;
-                let env = std::str::from_utf8(read.0).ok()?;
-                let env = env.split('\0').filter(|v| !v.is_empty()).map(str::to_owned).collect();
-                Some(ToGuard::Start { term, deadlines, env })
+                let mut texts = std::str::from_utf8(read.0).ok()?.split('\0').map(str::to_owned);
+                let (record, env) = (texts.next()?, texts.collect());
+                Some(ToGuard::Start { term, deadlines, env, record })
             }
             1 => {
                 let deadlines = read.deadlines()?;
@@ -196,7 +197,8 @@ mod tests {
     fn every_message_survives_the_socket() {
         let deadlines = Deadlines { stop: at(3), kill: at(5) };
         let to = [
-            ToGuard::Start { term: 1, deadlines, env: vec!["A=b c".into(), "D=é".into()] },
+            ToGuard::Start { term: 1, deadlines, env: vec!["A=b c".into(), "D=é".into()], record: "{\"a\"}".into() },
+            ToGuard::Start { term: 1, deadlines, env: Vec::new(), record: String::new() },
             ToGuard::Extend { term: u64::MAX, deadlines },
             ToGuard::Stop { term: 3, signal: 15, kill: at(9), lost: true },
             ToGuard::Signal { term: 4, signal: 64 },

@@ -43,6 +43,8 @@ pub(super) struct Release {
     ours: Option<Box<Observation>>,
     /// How the election ends, where that is not with the release.
     outcome: Option<Outcome>,
+    /// Whose it is, where another process was the leader.
+    term: Option<Record>,
 }
 
 impl Elector {
@@ -75,11 +77,10 @@ impl Elector {
             self.out.push(Action::Renewed(term.since));
         } else if now.at.leader_since(term.since) < deadline {
             term.led = true;
-            self.out.push(Action::Lead(Leadership {
-                since: term.since,
-                token: term.version.revision.clone(),
-                transitions: term.transitions,
-            }));
+            let (since, token) = (term.since, term.version.revision.clone());
+            let (acquire_time, transitions) = (term.acquire_time.clone(), term.transitions);
+            let record = self.record(now, acquire_time, transitions);
+            self.out.push(Action::Lead(Leadership { since, token, record }));
             let identity = self.settings.identity.clone();
             self.report_leader(&identity);
         } else {
@@ -285,14 +286,26 @@ impl Elector {
             next: now.at,
             ours: None,
             outcome,
+            term: None,
         });
     }
 
+    /// It is another process's, and has less time.
+    pub(super) fn release_of(&mut self, now: Now, record: Record, within: Duration) {
+        if let Phase::Releasing(release) = &mut self.phase {
+            release.until = release.until.earlier(now.at.plus(within));
+            release.term = Some(record);
+        }
+    }
+
     pub(super) fn release_answered(&mut self, now: Now, pending: &Pending, answer: Result<Reply, Failure>) {
-        let ours = matches!(&answer, Ok(Reply::Found(Some(found))) if self.is_ours(&found.record));
+        let mut ours = matches!(&answer, Ok(Reply::Found(Some(found))) if self.is_ours(&found.record));
         let Phase::Releasing(release) = &mut self.phase else {
             return;
         };
+        if let (Some(term), Ok(Reply::Found(Some(found)))) = (&release.term, &answer) {
+            ours |= found.record.is_of_term(term);
+        }
         let outcome = release.outcome.clone();
         match answer {
             // The create that was waited for: now look.

@@ -88,8 +88,8 @@ pub struct Leadership {
     pub since: Instant,
     /// The fencing token: the revision of the write that won the lock.
     pub token: String,
-    /// How often the lock has changed hands.
-    pub transitions: i64,
+    /// What the lock said then. Its times apart, it says so for the whole term.
+    pub record: Record,
 }
 
 /// Why leadership ended against our will.
@@ -247,6 +247,16 @@ impl Elector {
             out: Vec::new(),
             settings,
         }
+    }
+
+    /// One that only gives the lock back, in this time at most, where it still is of the term with this record: for a
+    /// process that has died.
+    pub fn releasing(settings: Settings, now: Now, record: Record, within: Duration) -> Elector {
+        let mut elector = Elector::new(settings, now);
+        elector.finishing = true;
+        elector.start_release(now, None);
+        elector.release_of(now, record, within);
+        elector
     }
 
     /// The elector of the next election, when this one is over: it starts afresh at `now`, but remembers that

@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("election::without_watch_it_works_and_says_so_once", without_watch_it_works_and_says_so_once),
     ("election::asked_to_stop_it_keeps_the_lock_until_the_child_is_gone", asked_to_stop_it_keeps_the_lock),
     ("election::a_release_hands_over_within_100_ms", a_release_hands_over_within_100_ms),
+    ("election::kill_9_hands_over_at_once", kill_9_hands_over_at_once),
     ("election::kill_9_hands_over_after_the_lease", kill_9_hands_over_after_the_lease),
     ("election::a_stopped_leader_loses_its_child_in_time", a_stopped_leader_loses_its_child_in_time),
     ("election::a_standby_costs_few_requests", a_standby_costs_few_requests),
@@ -150,9 +151,24 @@ fn a_release_hands_over_within_100_ms(cluster: &Cluster) {
     assert!(median <= Duration::from_millis(100), "{median:?}");
 }
 
+fn kill_9_hands_over_at_once(cluster: &Cluster) {
+    let (next, ..) = next_after_kill_9(cluster, &SHORT);
+    figure("kill -9 to the next child, by the crash release", next);
+    assert!(next <= Duration::from_secs(2), "{next:?}");
+}
+
 fn kill_9_hands_over_after_the_lease(cluster: &Cluster) {
+    let (_, after) = next_after_kill_9(cluster, &[&SHORT[..], &["--no-crash-release"]].concat());
+    figure("last renewal to the next child, L 6 s", after);
+    // The recorder may have seen the renewal a little later than the standbys.
+    assert!(after >= Duration::from_millis(5_900), "{after:?}");
+    assert!(after <= Duration::from_millis(6_500), "{after:?}");
+}
+
+/// How long after the kill, and after the last renewal.
+fn next_after_kill_9(cluster: &Cluster, options: &[&str]) -> (Duration, Duration) {
     let scene = Scene::new(cluster, &MINIMAL);
-    let leader = scene.contender(&SHORT, STUBBORN);
+    let leader = scene.contender(options, STUBBORN);
     let pid = leader.wait_line("pid ").text[4..].parse().unwrap();
     let standbys = [scene.contender(&SHORT, POLITE), scene.contender(&SHORT, POLITE)];
     standbys.iter().for_each(|standby| drop(standby.wait_line("waiting")));
@@ -164,12 +180,8 @@ fn kill_9_hands_over_after_the_lease(cluster: &Cluster) {
     figure("kill -9 to the end of the child", took);
     assert!(took <= Duration::from_millis(100), "{took:?}");
     let next = wait_for("the next child", LONG, || standbys.iter().find_map(|standby| standby.line("start"))).at;
-    let after = next - renewed;
-    figure("last renewal to the next child, L 6 s", after);
-    // The recorder may have seen the renewal a little later than the standbys.
-    assert!(after >= Duration::from_millis(5_900), "{after:?}");
-    assert!(after <= Duration::from_millis(6_500), "{after:?}");
     assert!(standbys.iter().all(|standby| standby.count("OVERLAP") == 0));
+    (next - killed, next - renewed)
 }
 
 fn a_stopped_leader_loses_its_child_in_time(cluster: &Cluster) {

@@ -123,7 +123,9 @@ impl Scene<'_> {
     fn leader_run(&self, user: &User, lock: Lock, identity: &str) -> Party {
         let mut command = leader_run();
         command.arg("--kubeconfig").arg(user.kubeconfig(&self.cluster.url(), Some(self.namespace.name())));
-        command.args(["--lock", lock.name(), "--name", LOCK, "--identity", identity, "-v"]).args(SHORT);
+        // A crash is to be one of the whole machine.
+        command.args(["--lock", lock.name(), "--name", LOCK, "--identity", identity, "-v", "--no-crash-release"]);
+        command.args(SHORT);
         command.arg("--").args(alone(&self.oracle(), POLITE)).envs(self.env.clone());
         let contender = Contender::start(&mut started_by(&WITH_US, &command));
         Party { contender, group: false, proxy: None, identity: identity.into() }

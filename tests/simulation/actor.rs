@@ -5,6 +5,8 @@ use crate::world::{Event, World};
 use leader_run::child::guard::{self, FromGuard, Guard, Input, Output, ToGuard};
 use leader_run::clock::{Instant, Now};
 use leader_run::contender::{Action, Contender, Said, Settings};
+use leader_run::elector::{self, Elector};
+use leader_run::record::Record;
 use leader_run::store::{Change, Failure, Reply, Request};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -42,6 +44,7 @@ impl ToMain {
 pub enum Process {
     Message(ToGuard),
     Closed,
+    Dead,
     Tick,
     Spawned(i32),
     Ended { others: bool },
@@ -53,6 +56,7 @@ impl From<Process> for Input {
         match process {
             Process::Message(message) => Input::Message(message),
             Process::Closed => Input::Closed,
+            Process::Dead => Input::Dead,
             Process::Tick => Input::Tick,
             Process::Spawned(pid) => Input::Spawned(Ok(pid)),
             Process::Ended { others } => Input::Ended { status: 0, others },
@@ -107,6 +111,9 @@ impl Tree {
     }
 }
 
+/// The requests of a crash release have numbers from here on.
+const RELEASER: u64 = 1 << 32;
+
 pub struct Actor {
     pub node: usize,
     pub settings: Settings,
@@ -132,6 +139,8 @@ pub struct Actor {
     /// The request whose answer is awaited.
     current: Option<u64>,
     pub watch: Option<Stream>,
+    /// What gives back the lock of a main process that has died.
+    pub releaser: Option<Elector>,
     /// It has seen that there is a lock.
     pub seen: bool,
     pub spins: u32,
@@ -167,6 +176,7 @@ impl Actor {
             out: Vec::new(),
             current: None,
             watch: None,
+            releaser: None,
             seen: false,
             spins: 0,
             terms: 0,
@@ -342,8 +352,58 @@ impl World {
                 self.actors[actor].last_said = at;
                 self.after(at - self.now, Event::Main { actor, input: ToMain::Guard(message) });
             }
+            Output::Release(record, within) => {
+                let record = Record::from_annotation(&record);
+                let now = self.clocks(self.actors[actor].node);
+                let a = &mut self.actors[actor];
+                a.guard.alive = false;
+                a.releaser = Some(Elector::releasing(a.settings.election.clone(), now, record, within));
+                // The program has to be started, and has a connection to make.
+                let after = self.random.spread(0.005, 0.1);
+                self.after(after, Event::Main { actor, input: ToMain::Tick });
+            }
             Output::Exit => self.actors[actor].guard.alive = false,
             Output::Signal(_) | Output::Continue => {}
+        }
+    }
+
+    /// The crash release takes what would have come to the main process that it follows.
+    pub fn releaser_takes(&mut self, actor: usize, input: ToMain) {
+        let now = self.clocks(self.actors[actor].node);
+        let a = &mut self.actors[actor];
+        let event = match input {
+            ToMain::Tick => elector::Event::Tick,
+            ToMain::Answer(id, answer) if id > RELEASER && a.answered(id, &answer) => {
+                elector::Event::Answer(id - RELEASER, answer)
+            }
+            ToMain::Timeout(id) if id > RELEASER && a.timed_out(id) => {
+                elector::Event::Answer(id - RELEASER, Err(Failure::Timeout))
+            }
+            _ => return,
+        };
+        let Some(releaser) = &mut a.releaser else {
+            return;
+        };
+        let actions = releaser.step(now, event);
+        let wake = releaser.wake(now);
+        for action in actions {
+            if let elector::Action::Request(id, request, limit) = action {
+                let id = RELEASER + id;
+                let a = &mut self.actors[actor];
+                a.current = Some(id);
+                let writes = !matches!(request, Request::Get);
+                if writes && a.lost {
+                    self.judge.find(self.now, Violation::WroteAfterLoss, format!("{actor}: {request:?}"));
+                }
+                if writes && self.judge.is_alive(Owner::Ours(actor)) {
+                    self.judge.find(self.now, Violation::ReleasedWhileAlive, format!("{actor}: {request:?}"));
+                }
+                self.send(actor, Out { id, sent: now.at, acquiring: false }, request, limit);
+            }
+        }
+        if let Some(left) = wake {
+            let after = self.real(self.actors[actor].node, left);
+            self.after(after, Event::Main { actor, input: ToMain::Tick });
         }
     }
 

@@ -196,7 +196,8 @@ impl Plan {
                 if deletes {
                     settings.election.wait = None;
                 }
-                let guard = guard::Settings { stop_signal: TERM, wait_all: random.chance(0.3) };
+                let crash_release = !settings.election.seed.is_multiple_of(4);
+                let guard = guard::Settings { stop_signal: TERM, wait_all: random.chance(0.3), crash_release };
                 Kind::Ours(Box::new(settings), guard)
             } else {
                 Kind::ClientGo(format!("go-{number}"), Duration::from_secs(lease))

@@ -287,7 +287,7 @@ impl World {
     }
 
     /// How long a timer of this node takes.
-    fn real(&self, node: usize, span: Duration) -> Duration {
+    pub fn real(&self, node: usize, span: Duration) -> Duration {
         span.div_f64(self.nodes[node].rate).max(RESOLUTION)
     }
 
@@ -388,6 +388,12 @@ impl World {
         let frozen = self.nodes[self.actors[actor].node].frozen.is_some();
         let a = &mut self.actors[actor];
         if !a.main.alive {
+            if a.releaser.is_some() && frozen {
+                let later = self.random.millis(10.0, 300.0);
+                self.after(later, Event::Main { actor, input });
+            } else if a.releaser.is_some() {
+                self.releaser_takes(actor, input);
+            }
             return;
         }
         if a.main.paused || frozen || !a.main_backlog.is_empty() {
@@ -641,6 +647,9 @@ impl World {
             self.guard_takes(actor, news);
         }
         let closed = !self.actors[actor].main.alive;
+        if closed {
+            self.guard_takes(actor, Process::Dead);
+        }
         self.guard_takes(actor, if closed { Process::Closed } else { Process::Tick });
         self.guard_plans(actor);
     }
@@ -765,7 +774,7 @@ impl World {
     /// The machine of this actor is gone, or whatever else lets nothing of it live on.
     pub fn perish(&mut self, actor: usize) {
         let a = &mut self.actors[actor];
-        (a.main.alive, a.guard.alive, a.tree) = (false, false, None);
+        (a.main.alive, a.guard.alive, a.tree, a.releaser) = (false, false, None, None);
         self.judge.ended(self.now, Owner::Ours(actor));
     }
 

@@ -3,7 +3,11 @@
 use super::*;
 
 const TERM: i32 = 15;
-const SETTINGS: Settings = Settings { stop_signal: TERM, wait_all: false };
+const SETTINGS: Settings = Settings { stop_signal: TERM, wait_all: false, crash_release: false };
+
+fn record() -> String {
+    "{record}".into()
+}
 
 fn at(millis: u64) -> Instant {
     let span = Duration::from_millis(1_000_000 + millis);
@@ -31,7 +35,7 @@ fn pass(guard: &mut Guard, from: u64, to: u64) {
 
 fn started() -> Guard {
     let mut guard = Guard::new(SETTINGS);
-    let start = ToGuard::Start { term: 1, deadlines: deadlines(0), env: vec![] };
+    let start = ToGuard::Start { term: 1, deadlines: deadlines(0), env: vec![], record: record() };
     let out = step(&mut guard, at(0), Input::Message(start));
     assert_eq!(out, [Output::Send(FromGuard::Acknowledged(1, at(13_500)))]);
     assert_eq!(step(&mut guard, at(0), Input::Tick), [Output::Spawn(vec![])]);
@@ -74,7 +78,7 @@ fn an_expiry_is_latched_for_the_term_and_ends_with_it() {
     assert!(guard.is_killing());
     let out = step(&mut guard, at(13_501), Input::Ended { status: 9, others: false });
     assert_eq!(out, [Output::Send(FromGuard::Exited(1, 9)), Output::Send(FromGuard::Gone(1))]);
-    let start = ToGuard::Start { term: 2, deadlines: deadlines(20_000), env: vec![] };
+    let start = ToGuard::Start { term: 2, deadlines: deadlines(20_000), env: vec![], record: record() };
     step(&mut guard, at(20_000), Input::Message(start));
     assert_eq!(step(&mut guard, at(20_000), Input::Tick), [Output::Spawn(vec![])]);
     assert!(!guard.is_killing());
@@ -109,7 +113,10 @@ fn end_of_file_means_kill() {
 #[test]
 fn end_of_file_right_after_the_start_leaves_nothing_to_guard() {
     let mut guard = Guard::new(SETTINGS);
-    guard.step(at(0), Input::Message(ToGuard::Start { term: 1, deadlines: deadlines(0), env: Vec::new() }));
+    guard.step(
+        at(0),
+        Input::Message(ToGuard::Start { term: 1, deadlines: deadlines(0), env: Vec::new(), record: record() }),
+    );
     let done = step(&mut guard, at(0), Input::Closed);
     assert_eq!(done.last(), Some(&Output::Exit), "{done:?}");
     assert!(!done.iter().any(|output| matches!(output, Output::Spawn(_))), "{done:?}");
@@ -144,7 +151,7 @@ fn a_loss_stops_at_once_and_takes_no_later_deadline() {
 #[test]
 fn a_child_is_not_started_when_the_first_deadline_has_passed() {
     let mut guard = Guard::new(SETTINGS);
-    let start = ToGuard::Start { term: 1, deadlines: deadlines(0), env: vec![] };
+    let start = ToGuard::Start { term: 1, deadlines: deadlines(0), env: vec![], record: record() };
     step(&mut guard, at(10_000), Input::Message(start));
     assert_eq!(step(&mut guard, at(10_000), Input::Tick), [Output::Send(FromGuard::Late(1))]);
     assert_eq!(guard.wake(at(10_000)), None);
@@ -152,7 +159,7 @@ fn a_child_is_not_started_when_the_first_deadline_has_passed() {
 
 #[test]
 fn a_child_is_not_started_when_a_stop_or_a_later_deadline_waits_behind_its_start() {
-    let start = || Input::Message(ToGuard::Start { term: 1, deadlines: deadlines(0), env: vec![] });
+    let start = || Input::Message(ToGuard::Start { term: 1, deadlines: deadlines(0), env: vec![], record: record() });
     let stop = ToGuard::Stop { term: 1, signal: TERM, kill: at(12_000), lost: true };
     let mut guard = Guard::new(SETTINGS);
     step(&mut guard, at(9_000), start());
@@ -261,4 +268,60 @@ fn with_wait_all_descendants_are_waited_for_until_a_stop_is_asked_for() {
     pass(&mut guard, 100, 10_000);
     let out = step(&mut guard, at(10_000), Input::Tick);
     assert_eq!(out, [Output::Send(FromGuard::Expired(1)), Output::StopAll(TERM)]);
+}
+
+/// A guard that gives back the lock of a leader-run that dies.
+fn releasing() -> Guard {
+    let mut guard = started();
+    guard.settings.crash_release = true;
+    guard
+}
+
+#[test]
+fn the_lock_of_a_dead_leader_run_is_given_back_when_the_tree_is_gone() {
+    let mut guard = releasing();
+    step(&mut guard, at(500), extend(400));
+    // The socket is closed, but the process may be there yet.
+    step(&mut guard, at(500), Input::Closed);
+    step(&mut guard, at(501), Input::Ended { status: 9, others: true });
+    assert_eq!(step(&mut guard, at(501), Input::Closed), []);
+    assert_eq!(step(&mut guard, at(502), Input::Alone), [Output::Send(FromGuard::Gone(1))]);
+    assert_eq!(step(&mut guard, at(502), Input::Closed), []);
+    assert_eq!(guard.wake(at(502)), Some(Duration::from_millis(9_898)));
+    assert_eq!(step(&mut guard, at(600), Input::Dead), []);
+    let left = Duration::from_millis(9_800);
+    assert_eq!(step(&mut guard, at(600), Input::Closed), [Output::Release(record(), left)]);
+
+    // Dead before its tree is.
+    let mut guard = releasing();
+    step(&mut guard, at(100), Input::Dead);
+    assert_eq!(step(&mut guard, at(100), Input::Closed), [Output::Send(FromGuard::Killing(1))]);
+    step(&mut guard, at(200), Input::Ended { status: 9, others: false });
+    let left = Duration::from_millis(9_800);
+    assert_eq!(step(&mut guard, at(200), Input::Closed), [Output::Release(record(), left)]);
+}
+
+#[test]
+fn a_lock_that_may_be_lost_is_not_given_back() {
+    let dies = |guard: &mut Guard, ended: u64, looked: u64| {
+        step(guard, at(ended), Input::Dead);
+        step(guard, at(ended), Input::Closed);
+        step(guard, at(ended), Input::Ended { status: 9, others: false });
+        step(guard, at(looked), Input::Closed)
+    };
+    // After S+R.
+    assert_eq!(dies(&mut releasing(), 9_999, 10_000), [Output::Exit]);
+    // After a loss.
+    let mut guard = releasing();
+    let stop = ToGuard::Stop { term: 1, signal: TERM, kill: at(4_500), lost: true };
+    step(&mut guard, at(1_000), Input::Message(stop));
+    assert_eq!(dies(&mut guard, 1_001, 1_002), [Output::Exit]);
+    // Where that is not wanted.
+    assert_eq!(dies(&mut started(), 1_001, 1_002), [Output::Exit]);
+    // A leader-run that has closed its end, but is not dead, before S+R is over.
+    let mut guard = releasing();
+    step(&mut guard, at(500), Input::Closed);
+    step(&mut guard, at(501), Input::Ended { status: 9, others: false });
+    assert_eq!(step(&mut guard, at(9_999), Input::Closed), []);
+    assert_eq!(step(&mut guard, at(10_000), Input::Closed), [Output::Exit]);
 }

@@ -10,7 +10,7 @@ fn a1_acquire_from_no_object() {
     assert_eq!((record.holder.as_str(), record.transitions, record.lease_seconds), ("baz", 0, Some(10)));
     assert_eq!(rig.calls, [Verb::Get, Verb::Create]);
     let led = rig.led.unwrap();
-    assert_eq!((led.token.as_str(), led.transitions), ("1", 0));
+    assert_eq!((led.token.as_str(), led.record.transitions), ("1", 0));
     assert_eq!(rig.leaders, ["baz"]);
 }
 
