@@ -181,7 +181,16 @@ fn both_contend(cluster: &Cluster, peer: &Peer, lock: Lock) -> Outcome {
     let seed = number("PEERS_SEED").unwrap_or_else(clock);
     println!("{} {}: PEERS_SEED={seed}", peer.name, lock.name());
     let (scene, mut records) = scene(cluster, peer, lock);
-    let mut fight = Fight { scene: &scene, peer, lock, random: Random::new(seed), lives: 0, parties: Vec::new() };
+    let mut fight = Fight {
+        scene: &scene,
+        peer,
+        lock,
+        random: Random::new(seed),
+        lives: 0,
+        parties: Vec::new(),
+        past: Vec::new(),
+        leaderless: None,
+    };
     // Theirs first, so that it is its turn, too.
     for place in 0..4 {
         let party = fight.start(place);
@@ -192,15 +201,13 @@ fn both_contend(cluster: &Cluster, peer: &Peer, lock: Lock) -> Outcome {
     }
     let begun = Instant::now();
     let (mut terms, mut strikes, mut worst) = ([0, 0], 0, Duration::ZERO);
-    // When the last leader was struck, until the next one leads.
-    let mut leaderless = None;
     let mut known = None;
     while begun.elapsed() < time || terms.contains(&0) && begun.elapsed() < 3 * time {
         let leader = wait_for("a leader", LONG, || fight.leader());
         let (identity, led) = (fight.parties[leader].identity.clone(), fight.parties[leader].wait_leads());
         if known.replace(identity.clone()) != Some(identity) {
             terms[leader / 2] += 1;
-            let took = leaderless.take().map_or(Duration::ZERO, |since| led.saturating_duration_since(since));
+            let took = fight.leaderless.take().map_or(Duration::ZERO, |since| led.saturating_duration_since(since));
             worst = worst.max(took);
             assert!(took <= L + POLL + SLACK, "{took:?} without a leader; PEERS_SEED={seed}");
         }
@@ -209,17 +216,23 @@ fn both_contend(cluster: &Cluster, peer: &Peer, lock: Lock) -> Outcome {
         let struck = fight.strike(leader);
         strikes += struck.len();
         if let Some((_, at)) = struck.into_iter().find(|(place, _)| *place == leader) {
-            leaderless = Some(at);
+            fight.leaderless = Some(at);
         }
     }
     assert!(terms.iter().all(|terms| *terms > 0), "{terms:?} terms; PEERS_SEED={seed}");
+    let with_ours = fight.overlaps_with_ours();
     drop(fight);
     assert!(records.check() > 0, "we have written nothing");
     let overlaps = scene.overlaps();
     assert!(overlaps == 0 || peer.overlaps.is_some(), "{overlaps} overlaps; PEERS_SEED={seed}");
     let [theirs, ours] = terms;
     let worst = worst.as_secs_f64();
-    (format!("{strikes} restarts, {ours} terms of ours, {theirs} of its, no leader for {worst:.1} s at most"), overlaps)
+    let mut text =
+        format!("{strikes} restarts, {ours} terms of ours, {theirs} of its, no leader for {worst:.1} s at most");
+    if overlaps > 0 {
+        text += &format!(", {with_ours} of {overlaps} overlaps with a child of ours");
+    }
+    (text, overlaps)
 }
 
 /// Two contenders of theirs, then two of ours, one of which polls.
@@ -231,6 +244,30 @@ struct Fight<'a> {
     /// Counts the processes, so that every one has an identity of its own.
     lives: usize,
     parties: Vec<Party>,
+    past: Vec<Life>,
+    /// When the last leader was struck or gave up, until the next one leads.
+    leaderless: Option<Instant>,
+}
+
+/// What became of a contender that has ended.
+struct Life {
+    ours: bool,
+    /// When its child began.
+    began: Option<Instant>,
+    ended: Instant,
+    /// When its child was not alone.
+    met: Option<Instant>,
+}
+
+impl Life {
+    fn of(party: &Party) -> Life {
+        Life {
+            ours: party.identity.starts_with(OURS),
+            began: party.leads().map(|line| line.at),
+            ended: Instant::now(),
+            met: party.line("OVERLAP").map(|line| line.at),
+        }
+    }
 }
 
 impl Fight<'_> {
@@ -248,14 +285,19 @@ impl Fight<'_> {
         }
     }
 
-    /// The one whose child has begun. None of them may end by itself, unless another client writes without asking.
+    /// The one whose child has begun. None of them may end by itself, unless it is known to.
     fn leader(&mut self) -> Option<usize> {
         for place in 0..self.parties.len() {
             if self.parties[place].is_running() {
                 continue;
             }
             let party = &self.parties[place];
-            assert!(self.peer.overlaps.is_some(), "{} has ended:\n{}", party.identity, party.said());
+            let known = self.peer.overlaps.is_some() || place < 2 && self.peer.gives_up.is_some();
+            assert!(known, "{} has ended:\n{}", party.identity, party.said());
+            if party.leads().is_some() {
+                self.leaderless = Some(Instant::now());
+            }
+            self.past.push(Life::of(party));
             self.parties[place] = self.start(place);
         }
         self.parties.iter().position(|party| party.leads().is_some())
@@ -279,13 +321,23 @@ impl Fight<'_> {
             let code = party.wait();
             // A child that has not come to its trap yet dies of the signal.
             let expected = [0, 143, -SIGTERM, -SIGKILL].contains(&code);
-            assert!(expected, "{} ended with {code}:\n{}", party.identity, party.said());
+            let known = self.peer.overlaps.or(self.peer.gives_up).is_some();
+            assert!(expected || known, "{} ended with {code}:\n{}", party.identity, party.said());
+            self.past.push(Life::of(party));
         }
         sleep(self.random.millis(0.0, 2_500.0));
         for (place, _) in &struck {
             self.parties[*place] = self.start(*place);
         }
         struck
+    }
+
+    /// How many children were not alone where it was one of ours, or one of ours was there.
+    fn overlaps_with_ours(&mut self) -> usize {
+        self.past.extend(self.parties.iter().map(Life::of));
+        let there = |life: &Life, at| life.ours && life.began.is_some_and(|began| began <= at) && life.ended >= at;
+        let met = self.past.iter().filter_map(|life| Some((life, life.met?)));
+        met.filter(|(life, at)| life.ours || self.past.iter().any(|other| there(other, *at))).count()
     }
 
     fn end(&mut self, place: usize) -> Instant {

@@ -94,8 +94,12 @@ impl Scene<'_> {
     pub fn new(cluster: &Cluster) -> Scene<'_> {
         let namespace = cluster.namespace("peers");
         let user = |verbs| {
-            let grants: [Grant; 3] =
-                [("coordination.k8s.io", "leases", verbs), ("", "configmaps", verbs), ("", "endpoints", verbs)];
+            let grants: [Grant; 4] = [
+                ("coordination.k8s.io", "leases", verbs),
+                ("", "configmaps", verbs),
+                ("", "endpoints", verbs),
+                ("", "events", &["create", "patch"]),
+            ];
             namespace.user_with(&grants)
         };
         let (ours, blind, theirs) = (user(&VERBS), user(&VERBS[..3]), user(&ALL_VERBS));

@@ -13,7 +13,9 @@ pub struct Peer {
     pub trusts_clocks: bool,
     /// It cannot create the lock, so that has to be there.
     pub wants_lock: bool,
-    /// Why two children may meet, where that is its fault.
+    /// Why it may stop leading though nothing is wrong.
+    pub gives_up: Option<&'static str>,
+    /// Why two children may meet, where that is its fault; then also we may lose the lock.
     pub overlaps: Option<&'static str>,
 }
 
@@ -44,6 +46,7 @@ const PEER: Peer = Peer {
     notices: Notices::Polling,
     trusts_clocks: false,
     wants_lock: false,
+    gives_up: None,
     overlaps: None,
 };
 
@@ -55,7 +58,14 @@ pub const PEERS: &[Peer] = &[
     // It dies of a request to create that its own client finds invalid.
     Peer { name: "python-asyncio", locks: &[Lease], release: Release::Never, wants_lock: true, ..PEER },
     Peer { name: "fabric8", locks: &[Lease], release: Release::Shortens(1), trusts_clocks: true, ..PEER },
-    Peer { name: "node", locks: &[Lease], notices: Notices::Deletion { after: 3 }, trusts_clocks: true, ..PEER },
+    Peer {
+        name: "node",
+        locks: &[Lease],
+        notices: Notices::Deletion { after: 3 },
+        trusts_clocks: true,
+        gives_up: Some("it may take what was written before its own term for a loss"),
+        ..PEER
+    },
     Peer { name: "kubert", locks: &[Lease], notices: Notices::Expiry, trusts_clocks: true, wants_lock: true, ..PEER },
     Peer {
         name: "kube-leader-election",
@@ -86,7 +96,10 @@ impl Peer {
         };
         let clocks = self.trusts_clocks.then_some("it trusts wall clocks");
         let wants_lock = self.wants_lock.then_some("the lock has to exist");
-        let limits = [release, notices, clocks, wants_lock, self.overlaps].into_iter().flatten().collect::<Vec<_>>();
+        let limits = [release, notices, clocks, wants_lock, self.gives_up, self.overlaps]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>();
         if limits.is_empty() { "none".into() } else { limits.join("; ") }
     }
 }
