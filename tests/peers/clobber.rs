@@ -6,6 +6,7 @@ use crate::cells::MOMENT;
 use crate::scene::{L, Lock, SECONDS, Scene, WORK};
 use crate::support::{LONG, wait_for};
 use crate::table::peer;
+use std::panic::resume_unwind;
 use std::thread;
 use std::time::Duration;
 
@@ -13,26 +14,24 @@ use std::time::Duration;
 const TIMES: usize = 3;
 
 pub fn a_lock_that_was_cleared_is_written_again(cluster: &Cluster) {
-    let outcomes = thread::scope(|scope| {
+    let outcomes: Vec<_> = thread::scope(|scope| {
         let tries: Vec<_> = (0..TIMES).map(|_| scope.spawn(|| clear(cluster))).collect();
-        tries
-            .into_iter()
-            .map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect::<Vec<_>>()
+        tries.into_iter().filter_map(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
     });
     let overlaps: usize = outcomes.iter().map(|outcome| outcome.overlaps).sum();
     let millis = |took: Duration| format!("{:.1} ms", took.as_secs_f64() * 1000.0);
     let times: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.kept).map(millis).collect();
     let late = outcomes.iter().map(|outcome| outcome.old_child).max().unwrap_or_default();
     println!(
-        "figure: client-go cleared the lock of leader-run {TIMES} times: {} times it was written again before a standby \
-         came, after {}; overlaps of the leader and a standby: {overlaps}; client-go's own child was there for up to {} \
-         beside the next leader's",
+        "figure: client-go cleared the lock of leader-run {} times in {TIMES}: {} times it was written again before a \
+         standby came, after {}; overlaps of the leader and a standby: {overlaps}; client-go's own child was there for up \
+         to {} beside the next leader's",
+        outcomes.len(),
         times.len(),
         times.join(", "),
         millis(late)
     );
-    assert!(!times.is_empty(), "a standby always came between");
+    assert!(!times.is_empty(), "it was never cleared, or a standby always came between");
 }
 
 struct Outcome {
@@ -43,7 +42,8 @@ struct Outcome {
     old_child: Duration,
 }
 
-fn clear(cluster: &Cluster) -> Outcome {
+/// Nothing where the lock was not cleared.
+fn clear(cluster: &Cluster) -> Option<Outcome> {
     let scene = Scene::new(cluster);
     let mut records = scene.records(Lock::Lease);
     let client_go = peer("client-go");
@@ -67,20 +67,25 @@ fn clear(cluster: &Cluster) -> Outcome {
     let before = records.last(&us);
     proxy.resume();
 
-    let cleared = wait_for("the clear", LONG, || {
-        records.seen().iter().position(|seen| seen.at > before.at && seen.holder().is_empty())
-    });
-    let next = wait_for("what follows", LONG, || records.seen().get(cleared + 1).cloned());
     assert_eq!(old.wait(), 1, "{}", old.said());
-    let old_child = old.wait_line("stopped").at.saturating_duration_since(led);
-    let (cleared, last) = (records.seen()[cleared].clone(), records.seen()[cleared - 1].clone());
+    let stopped = old.wait_line("stopped").at;
+    let old_child = stopped.saturating_duration_since(led);
+    // What was cleared and what followed, or that nothing was: on a busy machine its release may have been too late.
+    let cleared = wait_for("a record after that", LONG, || {
+        let seen = records.seen();
+        match seen.iter().position(|seen| seen.at > before.at && seen.holder().is_empty()) {
+            Some(clear) => (seen.len() > clear + 1).then_some(Some(clear)),
+            None => seen.last().filter(|last| last.at > stopped + Duration::from_secs(1)).map(|_| None),
+        }
+    })?;
+    let [last, cleared, next] = [cleared - 1, cleared, cleared + 1].map(|number| records.seen()[number].clone());
     assert_eq!(last.holder(), us, "what was cleared was ours");
     if next.holder() != us {
         // A loss like any other; whether its child met the next one the oracle knows.
         assert_eq!(ours[leader].wait(), 75, "{}", ours[leader].said());
         let between = ours.iter().chain([&standby]).find(|party| party.identity == next.holder());
         between.expect("a standby").wait_leads();
-        return Outcome { kept: None, overlaps: scene.overlaps(), old_child };
+        return Some(Outcome { kept: None, overlaps: scene.overlaps(), old_child });
     }
     assert_eq!(Some(next.check_fields(&us, SECONDS)), last.transitions());
     // It goes on as if nothing had been.
@@ -94,5 +99,5 @@ fn clear(cluster: &Cluster) -> Outcome {
     assert_eq!(scene.overlaps(), 0);
     let took = next.at - cleared.at;
     assert!(took < L);
-    Outcome { kept: Some(took), overlaps: 0, old_child }
+    Some(Outcome { kept: Some(took), overlaps: 0, old_child })
 }
