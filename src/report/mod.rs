@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 /// At our end the last events get this long to reach the API server.
-const LAST_EVENTS: Duration = Duration::from_secs(1);
+const LAST_EVENTS: Duration = Duration::from_millis(500);
 
 /// A duration as people write it, to the millisecond.
 pub fn duration(duration: Duration) -> FormattedDuration {

@@ -189,7 +189,14 @@ impl Contender {
 
     /// Waits for a line with this text.
     pub fn wait_line(&self, text: &str) -> Line {
-        wait_for(&format!("{text:?} in:\n{}", self.said()), LONG, || self.line(text))
+        let end = Instant::now() + LONG;
+        loop {
+            if let Some(line) = self.line(text) {
+                return line;
+            }
+            assert!(Instant::now() < end, "waited in vain for {text:?} in:\n{}", self.said());
+            sleep(Duration::from_millis(2));
+        }
     }
 
     /// Waits for its end and returns its exit code; of a signal, its negative number.
