@@ -1,12 +1,11 @@
 //! Many contenders over the library in this process, without children: each has a client of its own.
 
 use crate::contender::{Ground, Kind, Timing};
-use crate::report::{Goal, Line};
+use crate::report::{Goal, Line, Part};
 use crate::scene::{Scene, milliseconds, now};
 use crate::support::LONG;
 use futures_util::StreamExt;
 use leader_run::clock::Now;
-use leader_run::config::random;
 use leader_run::elector::{Action, Elector, Event, Settings};
 use leader_run::lock::client::Source;
 use leader_run::lock::{self, Answer, Changes, Lock, Options, Type};
@@ -66,12 +65,12 @@ pub fn release(scene: &Scene) -> Vec<Line> {
     let goal = |most| Goal { most: Some(most), ..Goal::default() };
     let name = "1,000 standbys: asked to release to the next leader, ms";
     let puts = "1,000 standbys: losing PUTs";
-    let most = |line: Line| Line { quantile: 1.0, name: line.name.replace("p99", "most"), ..line };
+    let (first, later) = ("first release", "from the third release on");
     vec![
-        Line::once(&format!("{name}, first release"), takeovers[0], None, Goal::default()),
-        Line::once(&format!("{puts}, first release"), lost[0], None, Goal::default()),
-        Line::p99(&format!("{name}, from the third release on"), &takeovers[2..], &[], goal(150.0)),
-        most(Line::p99(&format!("{puts}, from the third release on"), &lost[2..], &[], goal(20.0))),
+        Line::once(&format!("{name}, {first}"), takeovers[0], None, Goal::default()),
+        Line::once(&format!("{puts}, {first}"), lost[0], None, Goal::default()),
+        Line::new(&format!("{name}, {later}"), Part::P99, &takeovers[2..], &[], goal(150.0)),
+        Line::new(&format!("{puts}, {later}"), Part::Most, &lost[2..], &[], goal(20.0)),
     ]
 }
 
@@ -162,7 +161,7 @@ async fn contend(number: usize, options: Options, finish: Arc<Notify>, told: Sen
         wait: None,
         precision: Precision::Microseconds,
         resume: false,
-        seed: random().expect("a random number"),
+        seed: number as u64,
     };
     let mut elector = Elector::new(settings, Now::read());
     let mut request: Option<(u64, Answer)> = None;

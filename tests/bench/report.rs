@@ -9,12 +9,20 @@ use std::time::Instant;
 pub struct Line {
     /// What was measured, and in which unit.
     pub name: String,
-    /// Which value of the samples counts: 0.5 is the median, 1 the greatest.
-    pub quantile: f64,
+    pub part: Part,
     pub ours: Vec<f64>,
     /// None where only ours is measured.
     pub theirs: Vec<f64>,
     pub goal: Goal,
+}
+
+/// Which of several samples counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Only,
+    Median,
+    P99,
+    Most,
 }
 
 /// What ours has to be.
@@ -29,17 +37,36 @@ pub struct Goal {
 }
 
 impl Line {
-    pub fn median(name: &str, ours: &[f64], theirs: &[f64], goal: Goal) -> Line {
-        Line { name: format!("{name}, p50"), quantile: 0.5, ours: ours.into(), theirs: theirs.into(), goal }
+    pub fn new(name: &str, part: Part, ours: &[f64], theirs: &[f64], goal: Goal) -> Line {
+        Line { name: name.into(), part, ours: ours.into(), theirs: theirs.into(), goal }
     }
 
-    pub fn p99(name: &str, ours: &[f64], theirs: &[f64], goal: Goal) -> Line {
-        Line { name: format!("{name}, p99"), quantile: 0.99, ours: ours.into(), theirs: theirs.into(), goal }
-    }
-
-    /// Of something that was counted once.
+    /// Of something that was measured once.
     pub fn once(name: &str, ours: f64, theirs: Option<f64>, goal: Goal) -> Line {
-        Line { name: name.into(), quantile: 0.5, ours: vec![ours], theirs: theirs.into_iter().collect(), goal }
+        Line::new(name, Part::Only, &[ours], theirs.as_slice(), goal)
+    }
+}
+
+impl Part {
+    /// The smallest sample that this part of all is no greater than.
+    fn of(self, samples: &[f64]) -> Option<f64> {
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let place = match self {
+            Part::Only | Part::Median => samples.len().div_ceil(2),
+            Part::P99 => (samples.len() * 99).div_ceil(100),
+            Part::Most => samples.len(),
+        };
+        sorted.get(place.saturating_sub(1)).copied()
+    }
+
+    fn text(self) -> &'static str {
+        match self {
+            Part::Only => "",
+            Part::Median => ", p50",
+            Part::P99 => ", p99",
+            Part::Most => ", most",
+        }
     }
 }
 
@@ -61,61 +88,60 @@ impl Report {
     /// The table to standard output, the samples to a file below `target`.
     pub fn print(&self) {
         println!("| figure | leader-run | client-go | ratio | goal | |\n|---|---|---|---|---|---|");
-        let mut samples = String::new();
-        for line in &self.lines {
-            let (ours, theirs) = (quantile(&line.ours, line.quantile), quantile(&line.theirs, line.quantile));
-            let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
-            let goal = line.goal;
-            let texts = [
-                goal.most.map(|most| format!("≤ {}", number(most))),
-                goal.ratio.map(|ratio| format!("≤ {} ×", number(ratio))),
-                goal.least.map(|least| format!("never < {}", number(least))),
-            ];
-            let misses = |ours: f64| {
-                goal.most.is_some_and(|most| ours > most)
-                    || goal.ratio.is_some_and(|goal| ratio.is_none_or(|ratio| ratio > goal))
-                    || goal.least.is_some_and(|least| line.ours.iter().any(|sample| *sample < least))
-            };
-            let texts: Vec<_> = texts.into_iter().flatten().collect();
-            println!(
-                "| {} | {} | {} | {} | {} | {} |",
-                line.name,
-                shown(ours, &line.ours),
-                shown(theirs, &line.theirs),
-                ratio.map(number).unwrap_or_default(),
-                texts.join(", "),
-                if texts.is_empty() {
-                    ""
-                } else if ours.is_none_or(misses) {
-                    "**missed**"
-                } else {
-                    "met"
-                }
-            );
-            for (contender, values) in [("leader-run", &line.ours), ("client-go", &line.theirs)] {
-                for (place, value) in values.iter().enumerate() {
-                    let _ = writeln!(samples, "{}\t{contender}\t{place}\t{value}", line.name);
-                }
-            }
-        }
+        self.lines.iter().for_each(print);
         let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench.tsv");
-        fs::write(&file, samples).expect("write the samples");
+        fs::write(&file, self.samples()).expect("write the samples");
         let took = self.began.elapsed().as_secs();
         println!("\n{took} s; load before {}, after {}; samples: {}", self.load, load(), file.display());
     }
+
+    /// One sample a line: the figure, the contender, its place, itself.
+    fn samples(&self) -> String {
+        let mut text = String::new();
+        for (place, line) in self.lines.iter().enumerate() {
+            // Of lines about the same samples, once.
+            if place > 0 && self.lines[place - 1].name == line.name {
+                continue;
+            }
+            for (contender, values) in [("leader-run", &line.ours), ("client-go", &line.theirs)] {
+                for (place, value) in values.iter().enumerate() {
+                    let _ = writeln!(text, "{}\t{contender}\t{place}\t{value:.4}", line.name);
+                }
+            }
+        }
+        text
+    }
+}
+
+fn print(line: &Line) {
+    let (ours, theirs) = (line.part.of(&line.ours), line.part.of(&line.theirs));
+    let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
+    let Goal { most, ratio: part, least } = line.goal;
+    let goals = [
+        most.map(|most| (format!("≤ {}", number(most)), ours.is_some_and(|ours| ours <= most))),
+        part.map(|part| (format!("≤ {} ×", number(part)), ratio.is_some_and(|ratio| ratio <= part))),
+        least.map(|least| (format!("never < {}", number(least)), line.ours.iter().all(|sample| *sample >= least))),
+    ];
+    let goals: Vec<_> = goals.into_iter().flatten().collect();
+    let verdict = match goals.iter().all(|(_, met)| *met) {
+        _ if goals.is_empty() => "",
+        true => "met",
+        false => "**missed**",
+    };
+    println!(
+        "| {}{} | {} | {} | {} | {} | {verdict} |",
+        line.name,
+        line.part.text(),
+        shown(ours, &line.ours),
+        shown(theirs, &line.theirs),
+        ratio.map(number).unwrap_or_default(),
+        goals.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>().join(", "),
+    );
 }
 
 /// How many processes want to run, over the last minute.
 fn load() -> String {
     fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').next().unwrap_or_default().into()
-}
-
-/// The smallest sample that this part of all is no greater than.
-pub fn quantile(samples: &[f64], part: f64) -> Option<f64> {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let place = (samples.len() as f64 * part).ceil() as usize;
-    sorted.get(place.saturating_sub(1)).copied()
 }
 
 fn shown(value: Option<f64>, samples: &[f64]) -> String {

@@ -1,10 +1,10 @@
 //! How long until the next child begins: at the start, after a release, after a crash.
 
 use crate::contender::{Ground, Kind, Party, Timing, holder, next_leader};
-use crate::report::{Goal, Line};
+use crate::report::{Goal, Line, Part};
 use crate::scene::{Scene, milliseconds, now, wall};
 use nix::libc::SIGTERM;
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 const LOCK: &str = "work";
@@ -24,96 +24,111 @@ pub fn start(scene: &Scene) -> Vec<Line> {
     }
     let [ours, theirs] = samples;
     let name = "exec to the child's first instruction, lock free, TLS, ms";
-    vec![Line::median(name, &ours, &theirs, Goal { ratio: Some(0.5), ..Goal::default() })]
+    vec![Line::new(name, Part::Median, &ours, &theirs, Goal { ratio: Some(0.5), ..Goal::default() })]
 }
 
 /// From a release to the next child's first instruction.
 pub fn release(scene: &Scene) -> Vec<Line> {
-    let (ours, theirs) = scene.both(|kind| {
-        let mut ground = Ground::new(scene, kind, Timing::Default);
-        let records = ground.records(LOCK);
-        let mut leader = ground.leader(LOCK);
-        let mut standbys: Vec<_> = (0..3).map(|_| ground.standby(LOCK)).collect();
-        let times = if kind == Kind::LeaderRun { scene.choose(50, 200) } else { scene.choose(12, 50) };
-        let (mut after_release, mut after_signal) = (Vec::new(), Vec::new());
-        for time in 0..times {
-            if kind == Kind::ClientGo {
-                // At any moment of the time in which those that poll look once.
-                sleep(Duration::from_millis(2200).mul_f64(spread(time)));
-            }
-            records.news();
-            let signalled = now();
-            leader.signal(SIGTERM);
-            let (next, child) = next_leader(&standbys);
-            leader.wait();
-            let released = records.news().into_iter().find(|(_, lease)| holder(lease).is_empty());
-            let (released, _) = released.expect("a release seen");
-            after_release.push(milliseconds(released, child.at));
-            after_signal.push(milliseconds(signalled, child.at));
-            leader = standbys.swap_remove(next);
-            standbys.push(ground.standby(LOCK));
-        }
-        (after_release, after_signal)
+    let (ours, theirs) = scene.both(|kind| match kind {
+        Kind::LeaderRun => releases(scene, kind, scene.choose(50, 200)),
+        // What takes seconds is done with several locks at the same time.
+        Kind::ClientGo => lanes(3, || releases(scene, kind, scene.choose(10, 50))),
     });
+    let split = |samples: Vec<(f64, f64)>| samples.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
+    let ((ours, ours_signalled), (theirs, theirs_signalled)) = (split(ours), split(theirs));
     let name = "release to the next child's first instruction, three standbys, ms";
     let goal = |most| Goal { most: Some(most), ..Goal::default() };
-    let signal = "the same from SIGTERM to the leader on, ms";
+    let signalled = "the same from SIGTERM to the leader on, ms";
     vec![
-        Line::median(name, &ours.0, &theirs.0, Goal { ratio: Some(1.0 / 30.0), ..goal(30.0) }),
-        Line::p99(name, &ours.0, &theirs.0, goal(100.0)),
-        Line::median(signal, &ours.1, &theirs.1, Goal::default()),
+        Line::new(name, Part::Median, &ours, &theirs, Goal { ratio: Some(1.0 / 30.0), ..goal(30.0) }),
+        Line::new(name, Part::P99, &ours, &theirs, goal(100.0)),
+        Line::new(signalled, Part::Median, &ours_signalled, &theirs_signalled, Goal::default()),
     ]
+}
+
+/// Several leaders that give the lock back to one of three standbys: the milliseconds from the release, as those who
+/// watch see it, and from the signal that asked for it, until the next child begins.
+fn releases(scene: &Scene, kind: Kind, times: u32) -> Vec<(f64, f64)> {
+    let mut ground = Ground::new(scene, kind, Timing::Default);
+    let records = ground.records(LOCK);
+    let mut leader = ground.leader(LOCK);
+    let mut standbys: Vec<_> = (0..3).map(|_| ground.standby(LOCK)).collect();
+    let release = |time| {
+        if kind == Kind::ClientGo {
+            // At any moment of the time in which those that poll look once.
+            sleep(Duration::from_millis(2200).mul_f64(spread(time)));
+        }
+        records.news();
+        let signalled = now();
+        leader.signal(SIGTERM);
+        let (next, child) = next_leader(&standbys);
+        leader.wait();
+        let released = records.news().into_iter().find(|(_, lease)| holder(lease).is_empty());
+        let (released, _) = released.expect("a release seen");
+        leader = standbys.swap_remove(next);
+        standbys.push(ground.standby(LOCK));
+        (milliseconds(released, child.at), milliseconds(signalled, child.at))
+    };
+    (0..times).map(release).collect()
 }
 
 /// From SIGKILL to leader-run alone to the next child's first instruction.
 pub fn crash(scene: &Scene) -> Vec<Line> {
     let (ours, theirs) = scene.both(|kind| {
-        let crashes = crashes(scene, kind, scene.choose(6, 40), |leader, _| {
+        let crash = |leader: &mut Party, _: &Ground| {
             let killed = now();
             leader.crash();
             killed
-        });
-        crashes.map(|(killed, child)| milliseconds(killed, child)).collect::<Vec<_>>()
+        };
+        match kind {
+            Kind::LeaderRun => crashes(scene, kind, scene.choose(20, 100), crash),
+            Kind::ClientGo => lanes(2, || crashes(scene, kind, scene.choose(5, 20), crash)),
+        }
     });
     let goal = Goal { most: Some(1000.0), ..Goal::default() };
-    vec![Line::p99("kill -9 of the leader to the next child, lease 3 s, ms", &ours, &theirs, goal)]
+    let name = "kill -9 of the leader to the next child, lease 3 s, ms";
+    vec![Line::new(name, Part::P99, &ours, &theirs, goal)]
 }
 
 /// From the expiry of a lock whose leader's processes were all killed to the next child's first instruction.
 pub fn crash_of_the_node(scene: &Scene) -> Vec<Line> {
-    let (ours, theirs) = scene.both(|kind| {
-        let crashes = crashes(scene, kind, scene.choose(6, 40), |leader, ground| {
-            leader.crash_with_its_node();
-            // Read afterwards: nothing is written any more.
-            let lease = ground.namespace.lease(LOCK).expect("the lock");
-            assert_eq!(holder(&lease), leader.identity, "the node is down, and yet the lock was given back");
-            let renewed = lease.spec.and_then(|spec| spec.renew_time).expect("a time").0.as_microsecond();
-            let expiry = Duration::from_micros(renewed as u64) + Timing::Short.lease();
-            now() + expiry - wall()
-        });
-        crashes.map(|(expiry, child)| milliseconds(expiry, child)).collect::<Vec<_>>()
-    });
+    let crash = |leader: &mut Party, ground: &Ground| {
+        leader.crash_with_its_node();
+        // Read afterwards: nothing is written any more.
+        let lease = ground.namespace.lease(LOCK).expect("the lock");
+        assert_eq!(holder(&lease), leader.identity, "the node is down, and yet the lock was given back");
+        let renewed = lease.spec.and_then(|spec| spec.renew_time).expect("a time").0.as_microsecond();
+        let expiry = Duration::from_micros(renewed as u64) + Timing::Short.lease();
+        now() + expiry - wall()
+    };
+    let (ours, theirs) = scene.both(|kind| lanes(3, || crashes(scene, kind, scene.choose(6, 40), crash)));
     let goal = Goal { most: Some(100.0), least: Some(0.0), ..Goal::default() };
-    vec![Line::p99("crash of the whole node: the lock's expiry to the next child, ms", &ours, &theirs, goal)]
+    let name = "crash of the whole node: the lock's expiry to the next child, lease 3 s, ms";
+    vec![Line::new(name, Part::P99, &ours, &theirs, goal)]
 }
 
-/// Several leaders that crash with one standby each: what `crash` returns, and when the next child began.
-fn crashes(
-    scene: &Scene,
-    kind: Kind,
-    times: u32,
-    crash: impl Fn(&mut Party, &Ground) -> Duration,
-) -> impl Iterator<Item = (Duration, Duration)> {
+/// Several leaders that crash with one standby each: the milliseconds from the moment that `crash` returns until the
+/// next child begins.
+fn crashes(scene: &Scene, kind: Kind, times: u32, crash: impl Fn(&mut Party, &Ground) -> Duration) -> Vec<f64> {
     let mut ground = Ground::new(scene, kind, Timing::Short);
     let mut leader = ground.leader(LOCK);
-    (0..times).map(move |time| {
+    let next = |time| {
         let standby = ground.standby(LOCK);
         // At any moment between two renewals.
         sleep(Duration::from_secs(1).mul_f64(spread(time)));
         let since = crash(&mut leader, &ground);
         let child = standby.wait_child();
         leader = standby;
-        (since, child.at)
+        milliseconds(since, child.at)
+    };
+    (0..times).map(next).collect()
+}
+
+/// The same with several locks at the same time.
+fn lanes<T: Send>(count: usize, measure: impl Fn() -> Vec<T> + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let lanes: Vec<_> = (0..count).map(|_| scope.spawn(&measure)).collect();
+        lanes.into_iter().flat_map(|lane| lane.join().expect("measured")).collect()
     })
 }
 
