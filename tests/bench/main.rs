@@ -32,11 +32,12 @@ use support::wait_for;
 type Figure = fn(&Scene) -> Vec<Line>;
 
 /// All figures. Those that come together mostly wait, and are measured at the same time.
-const FIGURES: [&[(&str, Figure)]; 6] = [
+const FIGURES: [&[(&str, Figure)]; 7] = [
     &[("start", takeover::start)],
+    &[("memory", cost::memory), ("binary", cost::binary)],
     &[("release", takeover::release)],
-    &[("crash of leader-run", takeover::crash), ("crash of the node", takeover::crash_of_the_node)],
-    &[("footprint", cost::footprint), ("binary", cost::binary)],
+    &[("crash of leader-run", takeover::crash)],
+    &[("crash of the node", takeover::crash_of_the_node), ("CPU", cost::cpu)],
     &[("400 standbys", cost::standbys)],
     &[("1,000 standbys", crowd::release)],
 ];

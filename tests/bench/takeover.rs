@@ -81,7 +81,7 @@ pub fn crash(scene: &Scene) -> Vec<Line> {
             killed
         };
         match kind {
-            Kind::LeaderRun => crashes(scene, kind, scene.choose(20, 100), crash),
+            Kind::LeaderRun => crashes(scene, kind, scene.choose(14, 100), crash),
             Kind::ClientGo => lanes(2, || crashes(scene, kind, scene.choose(5, 20), crash)),
         }
     });
@@ -114,8 +114,8 @@ fn crashes(scene: &Scene, kind: Kind, times: u32, crash: impl Fn(&mut Party, &Gr
     let mut leader = ground.leader(LOCK);
     let next = |time| {
         let standby = ground.standby(LOCK);
-        // At any moment between two renewals.
-        sleep(Duration::from_secs(1).mul_f64(spread(time)));
+        // At any moment between two renewals, when the standby has seen one: it counts from there.
+        sleep(Duration::from_secs(1).mul_f64(1.2 + spread(time)));
         let since = crash(&mut leader, &ground);
         let child = standby.wait_child();
         leader = standby;
