@@ -34,6 +34,8 @@ pub struct Goal {
     pub ratio: Option<f64>,
     /// No sample less than this.
     pub least: Option<f64>,
+    /// What else it has to be, and whether it is.
+    pub also: Option<(&'static str, bool)>,
 }
 
 impl Line {
@@ -116,11 +118,12 @@ impl Report {
 fn print(line: &Line) {
     let (ours, theirs) = (line.part.of(&line.ours), line.part.of(&line.theirs));
     let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
-    let Goal { most, ratio: part, least } = line.goal;
+    let Goal { most, ratio: part, least, also } = line.goal;
     let goals = [
         most.map(|most| (format!("≤ {}", number(most)), ours.is_some_and(|ours| ours <= most))),
         part.map(|part| (format!("≤ {} ×", number(part)), ratio.is_some_and(|ratio| ratio <= part))),
         least.map(|least| (format!("never < {}", number(least)), line.ours.iter().all(|sample| *sample >= least))),
+        also.map(|(what, is_so)| (if is_so { what.into() } else { format!("{what}, which it is not") }, is_so)),
     ];
     let goals: Vec<_> = goals.into_iter().flatten().collect();
     let verdict = match goals.iter().all(|(_, met)| *met) {

@@ -81,7 +81,7 @@ pub fn crash(scene: &Scene) -> Vec<Line> {
             killed
         };
         match kind {
-            Kind::LeaderRun => crashes(scene, kind, scene.choose(14, 100), crash),
+            Kind::LeaderRun => crashes(scene, kind, scene.choose(12, 100), crash),
             Kind::ClientGo => lanes(2, || crashes(scene, kind, scene.choose(5, 20), crash)),
         }
     });
