@@ -13,7 +13,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{
-    Contender, DAEMON, Finished, LONG, is_alive, leader_run, steal, wait_for, wait_gone, with_default_signals,
+    Contender, DAEMON, Finished, LONG, copy_program, is_alive, leader_run, steal, wait_for, wait_gone,
+    with_default_signals,
 };
 use tempfile::TempDir;
 
@@ -350,7 +351,7 @@ fn what_cannot_be_killed_is_waited_for_in_peace() {
     open(folder.path(), 0o777);
     let copy = |from: &Path, name: &str| {
         let program = folder.path().join(name);
-        fs::copy(from, &program).unwrap();
+        copy_program(from, &program);
         program
     };
     let program = copy(Path::new(env!("CARGO_BIN_EXE_leader-run")), "leader-run");

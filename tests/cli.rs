@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
-use support::{Contender, Finished, leader_run, output};
+use support::{Contender, Finished, copy_program, leader_run, output};
 
 /// Asserts that it ended with this code, and one line on standard error that contains all the words.
 fn one_line(finished: &Finished, code: i32, words: &[&str]) {
@@ -152,7 +152,7 @@ fn a_lock_folder_that_cannot_be_trusted() {
     let path = format!("/tmp/leader-run-{NOBODY}");
     let binary = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap();
     let program = binary.path().join("leader-run");
-    fs::copy(env!("CARGO_BIN_EXE_leader-run"), &program).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_leader-run"), &program);
     let run = || {
         let mut command = Command::new("setpriv");
         command.arg(format!("--reuid={NOBODY}")).args(["--clear-groups", "--"]).arg(&program);

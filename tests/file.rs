@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use support::{Contender, Finished, LONG, alone, leader_run, median, wait_for, wait_gone};
+use support::{Contender, Finished, LONG, alone, copy_program, leader_run, median, wait_for, wait_gone};
 use tempfile::TempDir;
 
 /// One lock, in a folder of its own.
@@ -335,7 +335,7 @@ fn a_given_folder_can_be_shared_by_users() {
     let open = || fs::Permissions::from_mode(0o777);
     let folder = tempfile::Builder::new().permissions(open()).tempdir().unwrap();
     let program = folder.path().join("leader-run");
-    fs::copy(env!("CARGO_BIN_EXE_leader-run"), &program).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_leader-run"), &program);
     let locks = folder.path().join("locks");
     fs::create_dir(&locks).unwrap();
     fs::set_permissions(&locks, open()).unwrap();

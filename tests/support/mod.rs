@@ -97,6 +97,13 @@ impl From<Output> for Finished {
     }
 }
 
+/// Copies a program that is to be executed. By another process: while one of ours has a file open to write, so has
+/// what another thread has just forked, and it cannot be executed.
+pub fn copy_program(from: impl AsRef<OsStr>, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(copied.success(), "{copied}");
+}
+
 /// Waits until `probe` finds something, or panics with `what`.
 pub fn wait_for<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + within;
