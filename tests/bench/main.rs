@@ -26,6 +26,8 @@ mod tls;
 
 use report::{Line, Report};
 use scene::Scene;
+use std::process::ExitCode;
+use std::thread;
 use support::wait_for;
 
 /// What measures some lines of the table.
@@ -42,27 +44,34 @@ const FIGURES: [&[(&str, Figure)]; 7] = [
     &[("1,000 standbys", crowd::release)],
 ];
 
-fn main() {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
-        FIGURES.iter().copied().flatten().for_each(|(name, _)| println!("{name}: benchmark"));
-        return;
-    }
     let is_wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|part| name.contains(part.as_str()));
+    if !FIGURES.iter().copied().flatten().any(|(name, _)| is_wanted(name)) {
+        FIGURES.iter().copied().flatten().for_each(|(name, _)| println!("{name}"));
+        return ExitCode::FAILURE;
+    }
     // Started here, in the main thread: the servers die with the thread that started them.
     let scene = &Scene::new();
     let mut report = Report::new();
+    let mut code = ExitCode::SUCCESS;
     for figures in FIGURES {
         let wanted = figures.iter().filter(|(name, _)| is_wanted(name));
-        let lines: Vec<_> = std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let measure = |(name, figure): &'static (&str, Figure)| {
                 eprintln!("measuring: {name}");
                 scope.spawn(move || figure(scene))
             };
             let threads: Vec<_> = wanted.map(measure).collect();
-            threads.into_iter().flat_map(|thread| thread.join().expect("measured")).collect()
+            for thread in threads {
+                match thread.join() {
+                    Ok(lines) => lines.into_iter().for_each(|line| report.add(line)),
+                    // It has said why.
+                    Err(_) => code = ExitCode::FAILURE,
+                }
+            }
         });
-        lines.into_iter().for_each(|line| report.add(line));
     }
     report.print();
+    code
 }
