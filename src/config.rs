@@ -224,6 +224,7 @@ impl Config {
             let (millis, record) =
                 text.split_once(':').and_then(|(left, record)| Some((left.parse().ok()?, record)))?;
             Some((Record::from_annotation(record), Duration::from_millis(millis)))
+                .filter(|(record, _)| !record.is_free())
         });
         let release = release.map(|release| release.ok_or_else(|| Refusal::new("--crash-release is for the guard")));
         let release = release.transpose()?;

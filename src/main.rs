@@ -41,7 +41,9 @@ fn start() -> Result<i32, Refusal> {
     if let Some((record, within)) = &config.release {
         log::start(format, level);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        return runtime.block_on(release::run(&config, record.clone(), *within));
+        let code = runtime.block_on(release::run(&config, record.clone(), *within));
+        runtime.shutdown_background();
+        return code;
     }
     sys::check_descriptors()?;
     if config.pid_namespace {

@@ -4,6 +4,9 @@ use crate::clock::Wall;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
+/// Holds a lock in two objects while these name different holders, as client-go calls it.
+pub const UNKNOWN: &str = "leaderelection.k8s.io/unknown";
+
 /// What a lock says: who holds it, for how long, since when.
 ///
 /// Its times are kept as the text that was read: a standby looks only at whether they *change*
@@ -78,6 +81,10 @@ impl Record {
             let any_case = || fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
             fields.get(name).or_else(any_case)
         };
+        // Go refuses all of it then.
+        if field("holderIdentity").is_some_and(|holder| !holder.is_string() && !holder.is_null()) {
+            return Record::unreadable(text);
+        }
         let text = |name| field(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let duration = || {
             let value = field("leaseDuration")?;
@@ -246,6 +253,7 @@ mod tests {
         let odd = Record::from_annotation(r#"{"HOLDERIDENTITY":"a","leaseDurationSeconds":{}}"#);
         assert_eq!((odd.holder.as_str(), odd.lease_seconds), ("a", None));
         assert!(Record::from_annotation("{}").is_free());
+        assert!(!Record::from_annotation(r#"{"holderIdentity":5}"#).is_free());
     }
 
     #[test]

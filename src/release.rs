@@ -18,6 +18,17 @@ use tracing::{info, warn};
 /// # Errors
 /// When the lock cannot be opened in that time.
 pub async fn run(config: &Config, record: Record, within: Duration) -> Result<i32, Refusal> {
+    let code = give_back(config, record, within).await;
+    // A program that should have brought credentials may hang.
+    child::sweep();
+    code.map_err(|refusal| {
+        Refusal::new(format!(
+            "leader-run has died, and its lock could not be given back: {refusal}; it expires by itself"
+        ))
+    })
+}
+
+async fn give_back(config: &Config, record: Record, within: Duration) -> Result<i32, Refusal> {
     let begun = Now::read();
     let opened = timeout(within, lock::open(&config.lock)).await;
     let (lock, _) = opened.map_err(|_| Refusal::new("the credentials for the cluster did not come in time"))??;
@@ -56,9 +67,7 @@ pub async fn run(config: &Config, record: Record, within: Duration) -> Result<i3
             warn!("leader-run has died, and {lock} could not be given back{why}; it expires by itself");
         }
         _ if written => info!("leader-run has died: its processes are gone, and {lock} is given back"),
-        _ => {}
+        _ => info!("leader-run has died: its processes are gone, and {lock} is not its own any more"),
     }
-    // A program that should have brought credentials may hang.
-    child::sweep();
     Ok(0)
 }

@@ -23,6 +23,7 @@ use tracing::{debug, error};
 /// When the lock cannot be opened, or the system does not give what a run needs.
 pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32, Refusal> {
     let now = Now::read();
+    let mask = signals.before;
     let signals = &Signals::open(signals)?;
     debug!("reading the configuration");
     let code = tokio::select! {
@@ -44,7 +45,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
     let settings = settings(config, &namespace)?;
     let mut run = Run {
         lock: &*lock,
-        reports: Reports::new(config, &*lock, &settings.env),
+        reports: Reports::new(config, &*lock, &settings.env, mask),
         guard,
         signals,
         alarm: Alarm::new()?,

@@ -95,7 +95,7 @@ fn the_reason_is_told() {
 #[test]
 fn what_they_print_is_no_data_and_what_they_know_is_the_election() {
     let scene = Scene::new();
-    let print = "sh -c 'env | sort | grep ^LEADER_'";
+    let print = "sh -c 'env | sort | grep ^LEADER_; grep ^SigBlk: /proc/self/status'";
     let mut command = scene.command(&["--on-new-leader", print, "--identity", "a b"], "echo data; exit 0");
     let done = command.env("LEADER_RUN_STOP_GRACE", "1s").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&done.stdout), "data\n");
@@ -104,6 +104,8 @@ fn what_they_print_is_no_data_and_what_they_know_is_the_election() {
         "LEADER_ELECTION_IDENTITY=a b\nLEADER_ELECTION_LEADER=a b\nLEADER_ELECTION_LOCK=file\n",
         "LEADER_ELECTION_NAME=demo\nLEADER_ELECTION_NAMESPACE=default\n",
         "LEADER_ELECTION_LEADER=\n",
+        // As leader-run was started, and its child is.
+        "SigBlk:\t0000000000000000\n",
     ] {
         assert!(said.contains(line), "{said}");
     }
@@ -117,6 +119,28 @@ fn one_that_fails_is_said_and_changes_nothing() {
     assert_eq!(done.status.code(), Some(6));
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(said.contains("the command of --on-stopped-leading failed: exit status: 9"), "{said}");
+}
+
+#[test]
+fn of_many_leaders_the_last_one_is_told() {
+    let scene = Scene::new();
+    let log = scene.path("told");
+    let slow = format!("sh -c 'sleep 0.2; echo \"[$LEADER_ELECTION_LEADER]\" >>{}'", log.display());
+    let mut standby =
+        scene.command(&["--identity", "standby", "--on-new-leader", &slow, "--lease-duration", "3s"], POLITE);
+    let leader = Contender::start(&mut scene.command(&["--identity", "first"], POLITE));
+    leader.wait_line("leading");
+    let standby = Contender::start(&mut standby);
+    standby.wait_line("waiting");
+    let record = scene.path("default_demo.json");
+    for number in 0..40 {
+        steal(&record, &format!("thief-{number}"));
+        wait_for("it is seen", LONG, || (standby.count("is held by thief") > number).then_some(()));
+    }
+    standby.wait_line("runs of it are left out");
+    wait_for("the last one", LONG, || {
+        std::fs::read_to_string(&log).is_ok_and(|told| told.ends_with("[thief-39]\n")).then_some(())
+    });
 }
 
 #[test]

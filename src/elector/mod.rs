@@ -14,7 +14,7 @@ mod tests;
 
 use crate::clock::{Instant, Now, Wall};
 use crate::mutant::Mutant;
-use crate::record::{Precision, Record};
+use crate::record::{Precision, Record, UNKNOWN};
 use crate::store::{Change, Failure, Observation, Reply, Request, Verb, Version};
 use leader::{Release, Term};
 use random::Random;
@@ -478,9 +478,9 @@ impl Elector {
     }
 
     /// Tells people who leads, where that is somebody else than before. As in client-go, a lock that is free at
-    /// the first look is no news.
+    /// the first look is no news; nor is, unlike there, that two halves name different holders.
     fn report_leader(&mut self, holder: &str) {
-        if self.leader != holder {
+        if self.leader != holder && holder != UNKNOWN {
             self.leader = holder.into();
             self.out.push(Action::Say(Notice::Leader(holder.into())));
         }

@@ -355,7 +355,8 @@ impl Elector {
                 (record, Some(p.version.clone()))
             }
             known => {
-                let transitions = self.standby.transitions.map_or(0, |t| t.saturating_add(1));
+                // The API server takes no more than 32 bits.
+                let transitions = self.standby.transitions.map_or(0, |t| t.saturating_add(1).min(i32::MAX.into()));
                 let version = match known {
                     Known::Present(present) => Some(present.version.clone()),
                     _ => None,

@@ -6,7 +6,7 @@
 //! holder's.
 
 use super::{Announcement, Answer, Changes, Lock};
-use crate::record::Record;
+use crate::record::{Record, UNKNOWN};
 use crate::store::{Change, Failure, Observation, Reply, Version};
 use futures_util::stream::{self, StreamExt};
 use serde_json::{Value, json};
@@ -16,9 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
-
-/// Holds the lock while the halves name different holders, as client-go calls it.
-const UNKNOWN: &str = "leaderelection.k8s.io/unknown";
 
 /// Both halves are read in this time, or the watch is over.
 const LOOK: Duration = Duration::from_secs(10);

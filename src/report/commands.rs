@@ -7,39 +7,49 @@ use crate::sys;
 use nix::libc::SIGKILL;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::Pid;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
-use tokio::sync::mpsc::{Sender, channel};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::{Sender, channel};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::warn;
 
 /// One that runs for longer is killed.
 pub const LIMIT: Duration = Duration::from_secs(30);
-/// So many wait for their turn; what happens meanwhile is not reported.
+/// So many wait for their turn. Of more than these the oldest is left out: the last one told has to be true.
 const WAITING: usize = 16;
 
 /// One of the commands, run once for each thing that happened: in order, one at a time.
 pub struct Runner {
     option: &'static str,
+    /// Keeps the latest.
     queue: Sender<String>,
     runs: JoinHandle<()>,
 }
 
 impl Runner {
     /// A runner of this command with these additions to its environment.
-    pub fn new(callback: &Callback, env: &[String]) -> Runner {
+    pub fn new(callback: &Callback, env: &[String], mask: SigSet) -> Runner {
         let (queue, mut waiting) = channel::<String>(WAITING);
         let (callback, env, option) = (callback.clone(), env.to_vec(), callback.option);
         let runs = tokio::spawn(async move {
-            while let Some(variable) = waiting.recv().await {
+            loop {
+                let variable = match waiting.recv().await {
+                    Ok(variable) => variable,
+                    Err(RecvError::Lagged(many)) => {
+                        warn!("the command of {option} is too slow: {many} runs of it are left out");
+                        continue;
+                    }
+                    Err(RecvError::Closed) => return,
+                };
                 let (callback, env) = (callback.clone(), [env.as_slice(), &[variable]].concat());
-                let result = jobs::start(move || run(&callback, &env)).await;
+                let result = jobs::start(move || run(&callback, &env, mask)).await;
                 match result {
                     Ok(Ok(Some(status))) if status.success() => {}
                     Ok(Ok(Some(status))) => warn!("the command of {option} failed: {status}"),
@@ -54,9 +64,8 @@ impl Runner {
 
     /// Has it run, as soon as it is its turn, with this variable (`NAME=value`) in its environment.
     pub fn run(&self, variable: String) {
-        if let Err(error) = self.queue.try_send(variable) {
-            warn!("the command of {} is too slow: not run with {}", self.option, error.into_inner());
-        }
+        // Refused only when the task is gone that runs it, and then there is nobody to tell.
+        let _ = self.queue.send(variable);
     }
 
     /// Waits until it has run for everything that has happened, but not for longer than one run may take.
@@ -69,7 +78,7 @@ impl Runner {
 }
 
 /// Runs it to its end; `None` if that did not come in time.
-fn run(callback: &Callback, env: &[String]) -> io::Result<Option<ExitStatus>> {
+fn run(callback: &Callback, env: &[String], mask: SigSet) -> io::Result<Option<ExitStatus>> {
     let mut command = Command::new(&callback.program);
     command.arg0(&callback.words[0]).args(&callback.words[1..]);
     // What the child prints may be data; what these print is for people.
@@ -81,7 +90,10 @@ fn run(callback: &Callback, env: &[String]) -> io::Result<Option<ExitStatus>> {
     // A group of its own: no signal of the terminal's is meant for it, and it can be killed with what it starts.
     command.process_group(0);
     // This thread waits for it, so it dies only with all of us.
-    sys::before_exec(&mut command, || prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
+    sys::before_exec(&mut command, move || {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?)
+    });
     let mut child = command.spawn()?;
     let pid = Pid::from_raw(child.id() as i32);
     let process = sys::open_process(pid)?;

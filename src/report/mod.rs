@@ -12,6 +12,7 @@ use crate::store::Failure;
 use commands::Runner;
 use futures_util::future::join_all;
 use humantime::{FormattedDuration, format_duration};
+use nix::sys::signal::SigSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -39,9 +40,10 @@ pub struct Reports<'a> {
 }
 
 impl<'a> Reports<'a> {
-    /// Reports of an election for this lock; `env` is what the user's commands find in their environment.
-    pub fn new(config: &'a Config, lock: &'a dyn Lock, env: &[String]) -> Reports<'a> {
-        let runner = |callback: &Option<_>| callback.as_ref().map(|callback| Runner::new(callback, env));
+    /// Reports of an election for this lock. The user's commands find `env` in their environment, and this signal
+    /// mask.
+    pub fn new(config: &'a Config, lock: &'a dyn Lock, env: &[String], mask: SigSet) -> Reports<'a> {
+        let runner = |callback: &Option<_>| callback.as_ref().map(|callback| Runner::new(callback, env, mask));
         Reports {
             config,
             lock,

@@ -8,6 +8,7 @@ use crate::contender::Said;
 use crate::elector::{GaveUp, Loss, Notice, Outcome};
 use crate::exit;
 use crate::lock::Lock;
+use crate::record::UNKNOWN;
 use crate::store::Failure;
 use crate::text::shown;
 use nix::errno::Errno;
@@ -79,6 +80,7 @@ fn loss(loss: &Loss, config: &Config) -> String {
             let last = after(", last error: ", failure.as_ref());
             format!("renew deadline {} passed{last}", duration(config.timing.renew_deadline))
         }
+        Loss::Taken(holder) if holder == UNKNOWN => "somebody else has written one of its two objects".into(),
         Loss::Taken(holder) if holder.is_empty() => "somebody else led, and gave it back".into(),
         Loss::Taken(holder) => format!("{} holds it now", shown(holder)),
         Loss::Twin => format!("another process uses our identity {}", shown(&config.identity)),
@@ -100,6 +102,10 @@ fn after(words: &str, failure: Option<&Failure>) -> String {
 /// What happens in passing.
 fn notice(lock: &dyn Lock, notice: &Notice) {
     match notice {
+        Notice::Waiting(record, lease) if record.holder == UNKNOWN => {
+            let lease = duration(*lease);
+            info!("waiting: the two objects of {lock} name different holders, until both are silent for {lease}");
+        }
         Notice::Waiting(record, lease) => {
             info!("waiting: {lock} is held by {}, for {} at a time", shown(&record.holder), duration(*lease));
         }

@@ -5,7 +5,7 @@ use crate::server::{NAMESPACE, TOKEN};
 use crate::support::{Contender, LONG, POLITE, SHORT, STUBBORN, started_by, wait_for};
 use crate::tls::Tls;
 use crate::{Row, Seen};
-use nix::libc::{O_NONBLOCK, SIGTERM};
+use nix::libc::{O_NONBLOCK, SIGKILL, SIGTERM};
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, mkfifo};
 use serde_json::{Value, json};
@@ -282,12 +282,17 @@ fn piped(scene: &Scene, options: &[&str], script: &str) -> (Contender, File) {
 }
 
 /// Waits for its end, and for that of everything that it started.
-fn end(contender: &mut Contender, mut pipe: File) -> i32 {
+fn end(contender: &mut Contender, pipe: File) -> i32 {
     let code = contender.wait();
+    gone(pipe, Duration::from_secs(1));
+    code
+}
+
+/// Waits until nothing holds the other end any more.
+fn gone(mut pipe: File, within: Duration) {
     let mut buffer = vec![0; 1 << 16];
     let mut gone = || matches!(pipe.read(&mut buffer), Ok(0)).then_some(());
-    wait_for("the end of all that it started", Duration::from_secs(1), &mut gone);
-    code
+    wait_for("the end of all that it started", within, &mut gone);
 }
 
 fn hanging_program() -> Seen {
@@ -319,6 +324,20 @@ fn hanging_program() -> Seen {
         end(&mut leader, pipe);
         format!("under a leader: {lost}")
     };
+    let after_a_crash = || {
+        let scene = Scene::new();
+        let (mut leader, pipe) = piped(&scene, &[], STUBBORN);
+        child(&leader);
+        fs::write(scene.path("hang"), "").unwrap();
+        leader.signal(SIGKILL);
+        let killed = Instant::now();
+        leader.wait();
+        // The crash release has until S+R.
+        gone(pipe, R + Duration::from_secs(3));
+        let took = seconds(killed.elapsed());
+        leader.wait_line("leader-run has died");
+        format!("killed: all is gone {took} later")
+    };
     let slow = || {
         let scene = Scene::new();
         // Longer than a request may take, which is R/2. The first two times nobody waits for with a limit.
@@ -334,6 +353,7 @@ fn hanging_program() -> Seen {
         from_the_start("--wait 2s", &["--wait", "2s"], None, 124),
         from_the_start("SIGTERM", &["-v"], Some(SIGTERM), 143),
         Box::new(under_a_leader),
+        Box::new(after_a_crash),
         Box::new(slow),
     ]))
 }

@@ -119,6 +119,11 @@ fn a_damaged_record_is_not_taken_early() {
         let field = |name: &str| fields.as_ref()?.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
         let holder = field("holderIdentity").and_then(|(_, holder)| holder.as_str()).unwrap_or_default();
         let took = taken_after(&record);
+        let odd = field("holderIdentity").is_some_and(|(_, holder)| !holder.is_string() && !holder.is_null());
+        if odd && !shape.lease {
+            assert_eq!(took, settings().lease_duration, "{text}");
+            continue;
+        }
         if fields.is_some() && holder.is_empty() {
             // It says that nobody holds it.
             assert!(took <= Duration::from_millis(20), "{text}: {took:?}");
