@@ -2,9 +2,11 @@
 
 use crate::namespace::{Namespace, User, WatchEventKind};
 use crate::scene::{Scene, at};
-use crate::support::{Contender, LONG, children, kill_at_once, send_signal, wait_for};
+use crate::support::{Contender, LONG, children, kill_at_once, wait_for};
 use k8s_openapi::api::coordination::v1::Lease;
 use nix::libc::SIGKILL;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::Receiver;
@@ -199,7 +201,8 @@ impl Party {
 
     fn kill_child(&self) {
         if let Some(child) = self.child() {
-            send_signal(child.pid, SIGKILL);
+            // It may have ended with its guard.
+            let _ = kill(Pid::from_raw(child.pid), Signal::SIGKILL);
         }
     }
 }

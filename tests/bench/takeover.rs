@@ -74,52 +74,53 @@ fn releases(scene: &Scene, kind: Kind, times: u32) -> Vec<(f64, f64)> {
 
 /// From SIGKILL to leader-run alone to the next child's first instruction.
 pub fn crash(scene: &Scene) -> Vec<Line> {
-    let (ours, theirs) = scene.both(|kind| {
-        let crash = |leader: &mut Party, _: &Ground| {
-            let killed = now();
-            leader.crash();
-            killed
-        };
-        match kind {
-            Kind::LeaderRun => crashes(scene, kind, scene.choose(12, 100), crash),
-            Kind::ClientGo => lanes(2, || crashes(scene, kind, scene.choose(5, 20), crash)),
-        }
+    let (ours, theirs) = scene.both(|kind| match kind {
+        Kind::LeaderRun => crashes(scene, kind, scene.choose(12, 100), Party::crash),
+        Kind::ClientGo => lanes(2, || crashes(scene, kind, scene.choose(5, 20), Party::crash)),
     });
+    let since =
+        |crashes: Vec<Crash>| crashes.iter().map(|crash| milliseconds(crash.at, crash.child)).collect::<Vec<_>>();
     let goal = Goal { most: Some(1000.0), ..Goal::default() };
     let name = "kill -9 of the leader to the next child, lease 3 s, ms";
-    vec![Line::new(name, Part::P99, &ours, &theirs, goal)]
+    vec![Line::new(name, Part::P99, &since(ours), &since(theirs), goal)]
 }
 
 /// From the expiry of a lock whose leader's processes were all killed to the next child's first instruction.
 pub fn crash_of_the_node(scene: &Scene) -> Vec<Line> {
-    let crash = |leader: &mut Party, ground: &Ground| {
-        leader.crash_with_its_node();
-        // Read afterwards: nothing is written any more.
-        let lease = ground.namespace.lease(LOCK).expect("the lock");
-        assert_eq!(holder(&lease), leader.identity, "the node is down, and yet the lock was given back");
-        let renewed = lease.spec.and_then(|spec| spec.renew_time).expect("a time").0.as_microsecond();
-        let expiry = Duration::from_micros(renewed as u64) + Timing::Short.lease();
-        now() + expiry - wall()
-    };
-    let (ours, theirs) = scene.both(|kind| lanes(3, || crashes(scene, kind, scene.choose(6, 40), crash)));
+    let crashes = |kind| lanes(3, || crashes(scene, kind, scene.choose(6, 40), Party::crash_with_its_node));
+    let (ours, theirs) = scene.both(crashes);
+    let late =
+        |crashes: Vec<Crash>| crashes.iter().map(|crash| milliseconds(crash.expiry, crash.child)).collect::<Vec<_>>();
     let goal = Goal { most: Some(100.0), least: Some(0.0), ..Goal::default() };
     let name = "crash of the whole node: the lock's expiry to the next child, lease 3 s, ms";
-    vec![Line::new(name, Part::P99, &ours, &theirs, goal)]
+    vec![Line::new(name, Part::P99, &late(ours), &late(theirs), goal)]
 }
 
-/// Several leaders that crash with one standby each: the milliseconds from the moment that `crash` returns until the
-/// next child begins.
-fn crashes(scene: &Scene, kind: Kind, times: u32, crash: impl Fn(&mut Party, &Ground) -> Duration) -> Vec<f64> {
+/// A leader that was killed, when its lock expired, and when the next child began.
+struct Crash {
+    at: Duration,
+    expiry: Duration,
+    child: Duration,
+}
+
+/// Several leaders that crash with one standby each.
+fn crashes(scene: &Scene, kind: Kind, times: u32, crash: impl Fn(&mut Party)) -> Vec<Crash> {
     let mut ground = Ground::new(scene, kind, Timing::Short);
+    let records = ground.records(LOCK);
     let mut leader = ground.leader(LOCK);
     let next = |time| {
         let standby = ground.standby(LOCK);
         // At any moment between two renewals, when the standby has seen one: it counts from there.
         sleep(Duration::from_secs(1).mul_f64(1.2 + spread(time)));
-        let since = crash(&mut leader, &ground);
-        let child = standby.wait_child();
+        let at = now();
+        crash(&mut leader);
+        let child = standby.wait_child().at;
+        // Its last record, which may have been under way when it was killed.
+        let last = records.news().into_iter().rfind(|(_, lease)| holder(lease) == leader.identity);
+        let renewed = last.and_then(|(_, lease)| lease.spec?.renew_time).expect("a renewal").0.as_microsecond();
+        let expiry = now() + Duration::from_micros(renewed as u64) + Timing::Short.lease() - wall();
         leader = standby;
-        milliseconds(since, child.at)
+        Crash { at, expiry, child }
     };
     (0..times).map(next).collect()
 }
