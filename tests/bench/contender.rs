@@ -176,6 +176,10 @@ impl Party {
         self.contender.signal(signal);
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        !self.contender.is_running()
+    }
+
     pub fn wait(&mut self) {
         self.contender.wait();
     }

@@ -104,25 +104,33 @@ struct Crash {
 }
 
 /// Several leaders that crash with one standby each.
-fn crashes(scene: &Scene, kind: Kind, times: u32, crash: impl Fn(&mut Party)) -> Vec<Crash> {
+fn crashes(scene: &Scene, kind: Kind, times: usize, crash: impl Fn(&mut Party)) -> Vec<Crash> {
     let mut ground = Ground::new(scene, kind, Timing::Short);
     let records = ground.records(LOCK);
     let mut leader = ground.leader(LOCK);
-    let next = |time| {
+    let mut crashes = Vec::new();
+    while crashes.len() < times {
         let standby = ground.standby(LOCK);
         // At any moment between two renewals, when the standby has seen one: it counts from there.
-        sleep(Duration::from_secs(1).mul_f64(1.2 + spread(time)));
+        sleep(Duration::from_secs(1).mul_f64(1.2 + spread(crashes.len() as u32)));
         let at = now();
-        crash(&mut leader);
+        let had_ended = leader.has_ended();
+        if !had_ended {
+            crash(&mut leader);
+        }
         let child = standby.wait_child().at;
+        let leader = std::mem::replace(&mut leader, standby);
+        if had_ended {
+            // The machine stood still for so long that it lost the lock by itself.
+            continue;
+        }
         // Its last record, which may have been under way when it was killed.
         let last = records.news().into_iter().rfind(|(_, lease)| holder(lease) == leader.identity);
         let renewed = last.and_then(|(_, lease)| lease.spec?.renew_time).expect("a renewal").0.as_microsecond();
         let expiry = now() + Duration::from_micros(renewed as u64) + Timing::Short.lease() - wall();
-        leader = standby;
-        Crash { at, expiry, child }
-    };
-    (0..times).map(next).collect()
+        crashes.push(Crash { at, expiry, child });
+    }
+    crashes
 }
 
 /// The same with several locks at the same time.
