@@ -1,7 +1,7 @@
 //! How the messages between leader-run and its guard look on their socket pair.
 //!
-//! One message a packet, fixed little-endian fields, then the record and the environment as NUL-separated text. Both ends
-//! are the same program, so there is no version; whatever does not parse is [`None`], which means kill.
+//! One message a packet, fixed little-endian fields, then the record and the environment as NUL-separated text.
+//! Both ends are the same program, so there is no version; whatever does not parse is [`None`], which means kill.
 
 use super::guard::{Deadlines, FromGuard, ToGuard};
 use crate::clock::Instant;
