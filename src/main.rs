@@ -58,7 +58,7 @@ fn start() -> Result<i32, Refusal> {
         terminal: terminal::is_all_ours(),
         scheduling: sys::Scheduling::current(),
         pid_namespace: config.pid_namespace,
-        again: config.crash_release.then(|| spawn::Again { args: std::env::args_os().collect() }),
+        again: spawn::Again { args: std::env::args_os().collect() },
     };
     let (stop_signal, wait_all, crash_release) = (config.stop_signal, config.wait_all, config.crash_release);
     let settings = guard::Settings { stop_signal, wait_all, crash_release };

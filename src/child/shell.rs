@@ -75,7 +75,7 @@ impl Shell {
     fn new(socket: OwnedFd, plan: Plan, settings: Settings, parent: Pid) -> nix::Result<Shell> {
         let mut chld = SigSet::empty();
         chld.add(Signal::SIGCHLD);
-        let leader_run = sys::open_process(parent).ok().filter(|_| plan.again.is_some());
+        let leader_run = settings.crash_release.then(|| sys::open_process(parent).ok()).flatten();
         Ok(Shell {
             core: Guard::new(Settings { crash_release: leader_run.is_some(), ..settings }),
             socket,
@@ -215,12 +215,10 @@ impl Shell {
             Output::StopAll(signal) => self.walker.signal_all(&[signal, SIGCONT]),
             Output::Send(message) => self.send(message),
             Output::Release(record, within) => {
-                if let Some(again) = &self.plan.again {
-                    // No deadline is left, and what goes before all others must not wait for them: the kernel may
-                    // let it spin until whoever looks at the ended process in /proc gets a turn.
-                    self.plan.scheduling.apply();
-                    let _ = again.release(&self.plan, &record, within);
-                }
+                // No deadline is left, and what goes before all others must not wait for them: the kernel may let it
+                // spin until whoever looks at the ended process in /proc gets a turn.
+                self.plan.scheduling.apply();
+                let _ = self.plan.again.release(&self.plan, &record, within);
                 sys::exit_now(0)
             }
             Output::Exit => sys::exit_now(0),
@@ -278,7 +276,7 @@ fn arm(timer: &TimerFd, wake: Option<Duration>) -> nix::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::super::guard::Deadlines;
-    use super::super::spawn::look_up;
+    use super::super::spawn::{Again, look_up};
     use super::super::tree::in_own_process;
     use super::*;
     use crate::sys::allocations;
@@ -308,7 +306,7 @@ mod tests {
             scheduling: sys::Scheduling::current(),
             terminal: false,
             pid_namespace: false,
-            again: None,
+            again: Again { args: Vec::new() },
         };
         prctl::set_child_subreaper(true).unwrap();
         let settings = Settings { stop_signal: SIGTERM, wait_all: false, crash_release: false };

@@ -74,8 +74,8 @@ pub struct Plan {
     pub terminal: bool,
     /// Whether it is started in a PID namespace of its own.
     pub pid_namespace: bool,
-    /// What gives back the lock when leader-run has died, where that is wanted.
-    pub again: Option<Again>,
+    /// What gives back the lock when leader-run has died.
+    pub again: Again,
 }
 
 /// Starts the child, in the foreground of the terminal or not, with these additions to its environment. Returns
