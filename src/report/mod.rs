@@ -6,7 +6,7 @@ mod words;
 
 use crate::config::Config;
 use crate::contender::{End, Said};
-use crate::elector::Notice;
+use crate::elector::{Loss, Notice};
 use crate::lock::Lock;
 use crate::store::Failure;
 use commands::Runner;
@@ -33,6 +33,8 @@ pub struct Reports<'a> {
     config: &'a Config,
     lock: &'a dyn Lock,
     events: JoinSet<()>,
+    /// The lock could not be renewed in time: no event would get through either.
+    cut_off: bool,
     /// Whether it has been said that events are refused.
     events_refused: Arc<AtomicBool>,
     on_new_leader: Option<Runner>,
@@ -48,6 +50,7 @@ impl<'a> Reports<'a> {
             config,
             lock,
             events: JoinSet::new(),
+            cut_off: false,
             events_refused: Arc::default(),
             on_new_leader: runner(&config.on_new_leader),
             on_stopped_leading: runner(&config.on_stopped_leading),
@@ -58,14 +61,20 @@ impl<'a> Reports<'a> {
     pub fn say(&mut self, said: &Said) {
         words::say(self.lock, self.config, said);
         match said {
-            Said::Leading(_) => self.announce("became leader"),
+            Said::Leading(_) => {
+                self.cut_off = false;
+                self.announce("became leader");
+            }
+            Said::Lost(loss) => self.cut_off = matches!(loss, Loss::Deadline(_)),
             Said::Notice(Notice::Leader(identity)) => {
                 if let Some(command) = &self.on_new_leader {
                     command.run(format!("LEADER_ELECTION_LEADER={identity}"));
                 }
             }
             Said::Ended(end) => {
-                self.announce("stopped leading");
+                if !self.cut_off {
+                    self.announce("stopped leading");
+                }
                 if let Some(command) = &self.on_stopped_leading {
                     command.run(format!("LEADER_ELECTION_REASON={}", reason(*end)));
                 }
