@@ -48,8 +48,9 @@ fn stops() -> Seen {
     proxy.delay(Duration::from_millis(15));
     let mut codes = Codes::default();
     let moments = (0..=200).step_by(8).chain((1_050..=1_150).step_by(20));
+    let child = "trap 'exit 7' TERM; exec 8<<<x 8<>/proc/self/fd/8; echo ready; while :; do read -t 0.2 <&8; done";
     for moment in moments.map(Duration::from_millis) {
-        let mut contender = scene.behind(&proxy, "stopped", "trap 'exit 7' TERM; exec 8<> <(:); echo ready; read <&8");
+        let mut contender = scene.behind(&proxy, "stopped", child);
         sleep(moment);
         contender.signal(SIGTERM);
         // A shell shows a death by the signal itself, before leader-run has even begun, as 143, too.

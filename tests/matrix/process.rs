@@ -374,7 +374,7 @@ fn frozen_once() -> Duration {
     let scene = Scene::new();
     let beats = scene.path("beats");
     let script = format!(
-        "trap '' TERM; exec 8<> <(:) 7>{}; echo pid $$; while :; do echo $EPOCHREALTIME >&7; read -t 0.001 <&8; done",
+        "trap '' TERM; exec 8<<<x 8<>/proc/self/fd/8 7>{}; echo pid $$; while :; do echo $EPOCHREALTIME >&7; read -t 0.001 <&8; done",
         beats.display()
     );
     let config = scene.server.config(&scene.server.url(), TOKEN);

@@ -34,7 +34,7 @@ const ALL_VERBS: [&str; 7] = ["get", "list", "watch", "create", "update", "patch
 /// Has the kernel kill a contender when we die, however that happens.
 const WITH_US: [&str; 4] = ["setpriv", "--pdeathsig", "KILL", "--"];
 /// A child of another client: it is there as long as that is.
-pub const WORK: &str = "exec 8<> <(:); while [ -d /proc/$PPID ]; do read -t 0.2 <&8; done";
+pub const WORK: &str = "exec 8<<<x 8<>/proc/self/fd/8; while [ -d /proc/$PPID ]; do read -t 0.2 <&8; done";
 /// How the identities of ours begin.
 pub const OURS: &str = "ours-";
 

@@ -16,10 +16,13 @@ pub const LONG: Duration = Duration::from_secs(60);
 /// Short timings: L 6 s, R 4 s, P 1 s, K 5 s.
 pub const SHORT: [&str; 2] = ["--lease-duration", "6s"];
 /// A child that leaves when asked to, and says so. A signal that comes right before bash begins to read is not
-/// looked at before it has read: so it reads for a moment only.
-pub const POLITE: &str = "trap 'echo asked; exit 0' TERM; exec 8<> <(:); while :; do read -t 0.2 <&8; done";
+/// looked at before it has read: so it reads for a moment only. What it reads from is a pipe without `<(:)`: a
+/// trap that runs while bash looks for that one's `)` is a syntax error.
+pub const POLITE: &str =
+    "trap 'echo asked; exit 0' TERM; exec 8<<<x 8<>/proc/self/fd/8; while :; do read -t 0.2 <&8; done";
 /// A child that says when it is asked to leave, and stays.
-pub const STUBBORN: &str = "trap 'echo asked' TERM; exec 8<> <(:); echo pid $$; while :; do read -t 0.2 <&8; done";
+pub const STUBBORN: &str =
+    "trap 'echo asked' TERM; exec 8<<<x 8<>/proc/self/fd/8; echo pid $$; while :; do read -t 0.2 <&8; done";
 
 /// A member of the tree that has left its group, its session, its parent and its environment, and ignores
 /// SIGTERM. It prints `daemon` and the numbers of its two processes.

@@ -62,8 +62,8 @@ const STATUSES: [(u16, &str); 9] = [
     (503, "Busy"),
 ];
 /// A daemon that ignores what it is asked holds the oracle's descriptor as long as it lives.
-const CHILD: &str = "trap : USR1; (setsid bash -c 'trap \"\" TERM HUP USR1; exec 8<> <(:); while :; do read -t 0.2 <&8; done' &); \
-                     trap 'exit 0' TERM; exec 8<> <(:); echo pid $$; while :; do read -t 0.2 <&8; done";
+const CHILD: &str = "trap : USR1; (setsid bash -c 'trap \"\" TERM HUP USR1; exec 8<<<x 8<>/proc/self/fd/8; while :; do read -t 0.2 <&8; done' &); \
+                     trap 'exit 0' TERM; exec 8<<<x 8<>/proc/self/fd/8; echo pid $$; while :; do read -t 0.2 <&8; done";
 
 /// The API server that is fought over.
 pub trait Ground: Upstream {
