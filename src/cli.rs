@@ -10,7 +10,7 @@ use crate::lock::{TYPES, Type};
 use crate::report::log::Format;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser};
 use nix::libc::{SIGINT, SIGTERM};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -37,20 +37,22 @@ pub enum OnLost {
     max_term_width = 100
 )]
 pub struct Cli {
-    /// Where the lock lives: lease (a Kubernetes Lease), configmap or endpoints (older locks), configmapsleases or
-    /// endpointsleases (both at once, on the way to leases), file (this machine, no cluster)
-    #[arg(long, value_name = "TYPE", env = "LEADER_RUN_LOCK", default_value = "lease", value_parser = lock_type)]
-    #[arg(help_heading = "Lock", hide_env = true)]
-    pub lock: Type,
+    /// How a command is run
+    #[command(flatten)]
+    pub options: Options,
 
-    /// Namespace of the lock [default: the kubeconfig context's, else the service account's; file: default]
-    #[arg(short, long, visible_alias = "ns", value_name = "NS", env = "LEADER_RUN_NAMESPACE")]
-    #[arg(help_heading = "Lock", hide_env = true)]
-    pub namespace: Option<String>,
+    /// Print this help, with what the values given mean
+    // A plain flag, so that the other options are read as well.
+    #[arg(short, long, action = ArgAction::SetTrue)]
+    pub help: bool,
+}
 
-    /// Name of the lock [default: COMMAND's base name]
-    #[arg(long, value_name = "NAME", env = "LEADER_RUN_NAME", help_heading = "Lock", hide_env = true)]
-    pub name: Option<String>,
+/// All options of a run.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// The lock.
+    #[command(flatten)]
+    pub place: Place,
 
     /// Who we are; must be unique [default: POD_NAME or host name, and a random part]
     #[arg(long, value_name = "ID", env = "LEADER_RUN_IDENTITY", help_heading = "Lock", hide_env = true)]
@@ -61,23 +63,80 @@ pub struct Cli {
     #[arg(long, env = "LEADER_RUN_RESUME", help_heading = "Lock", hide_env = true)]
     pub resume: bool,
 
+    /// When what happens.
+    #[command(flatten)]
+    pub time: Time,
+
+    /// What happens to the child.
+    #[command(flatten)]
+    pub child: Child,
+
+    /// How to reach the API server.
+    #[command(flatten)]
+    pub kubernetes: Kubernetes,
+
+    /// What the outside sees.
+    #[command(flatten)]
+    pub reports: Reports,
+
+    /// The command, and its arguments, untouched; no shell
+    #[arg(last = true, value_name = "COMMAND", hide = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Where the lock lives.
+#[derive(Args, Debug)]
+pub struct Place {
+    /// Where the lock lives: lease (a Kubernetes Lease), configmap or endpoints (older locks), configmapsleases or
+    /// endpointsleases (both at once, on the way to leases), file (this machine, no cluster)
+    #[arg(long, alias = "leader-elect-resource-lock", value_name = "TYPE", env = "LEADER_RUN_LOCK", default_value = "lease", value_parser = lock_type)]
+    #[arg(help_heading = "Lock", hide_env = true)]
+    pub lock: Type,
+
+    /// Namespace of the lock [default: the kubeconfig context's, else the service account's; file: default]
+    #[arg(
+        short,
+        long,
+        alias = "leader-elect-resource-namespace",
+        visible_alias = "ns",
+        value_name = "NS",
+        env = "LEADER_RUN_NAMESPACE"
+    )]
+    #[arg(help_heading = "Lock", hide_env = true)]
+    pub namespace: Option<String>,
+
+    /// Name of the lock [default: COMMAND's base name]
+    #[arg(
+        long,
+        alias = "leader-elect-resource-name",
+        value_name = "NAME",
+        env = "LEADER_RUN_NAME",
+        help_heading = "Lock",
+        hide_env = true
+    )]
+    pub name: Option<String>,
+
     /// Where --lock file keeps its records [default: /tmp/leader-run-<uid>]
     #[arg(long, value_name = "DIR", env = "LEADER_RUN_LOCK_DIR", help_heading = "Lock", hide_env = true)]
     pub lock_dir: Option<PathBuf>,
+}
 
+/// When what happens.
+#[derive(Args, Debug)]
+pub struct Time {
     /// How long a lock is valid after its last renewal (3s to 1h, whole seconds)
-    #[arg(long, value_name = "DUR", env = "LEADER_RUN_LEASE_DURATION", default_value = "15s", value_parser = duration)]
+    #[arg(long, alias = "leader-elect-lease-duration", value_name = "DUR", env = "LEADER_RUN_LEASE_DURATION", default_value = "15s", value_parser = duration)]
     #[arg(help_heading = "Time", hide_env = true, allow_hyphen_values = true)]
     pub lease_duration: Duration,
 
     /// The child is asked to stop when the lock could not be renewed for so long [default: 2/3 of the lease
     /// duration]
-    #[arg(long, value_name = "DUR", env = "LEADER_RUN_RENEW_DEADLINE", value_parser = duration)]
+    #[arg(long, alias = "leader-elect-renew-deadline", value_name = "DUR", env = "LEADER_RUN_RENEW_DEADLINE", value_parser = duration)]
     #[arg(help_heading = "Time", hide_env = true, allow_hyphen_values = true)]
     pub renew_deadline: Option<Duration>,
 
     /// How often the lock is renewed [default: 2/15 of the lease duration, between 1s and 2s]
-    #[arg(long, value_name = "DUR", env = "LEADER_RUN_RETRY_PERIOD", value_parser = duration)]
+    #[arg(long, alias = "leader-elect-retry-period", value_name = "DUR", env = "LEADER_RUN_RETRY_PERIOD", value_parser = duration)]
     #[arg(help_heading = "Time", hide_env = true, allow_hyphen_values = true)]
     pub retry_period: Option<Duration>,
 
@@ -85,7 +144,11 @@ pub struct Cli {
     #[arg(short, long, value_name = "DUR", env = "LEADER_RUN_WAIT", value_parser = duration)]
     #[arg(help_heading = "Time", hide_env = true, allow_hyphen_values = true)]
     pub wait: Option<Duration>,
+}
 
+/// What happens to the child.
+#[derive(Args, Debug)]
+pub struct Child {
     /// The signal that asks the child to stop
     #[arg(short, long, value_name = "SIG", env = "LEADER_RUN_STOP_SIGNAL", default_value = "TERM")]
     #[arg(value_parser = signal_number, help_heading = "Child", hide_env = true)]
@@ -135,7 +198,11 @@ pub struct Cli {
     #[arg(long, value_name = "SIG", env = "LEADER_RUN_STEP_DOWN_SIGNAL", value_parser = step_down_signal)]
     #[arg(help_heading = "Child", hide_env = true)]
     pub step_down_signal: Option<i32>,
+}
 
+/// How to reach the API server.
+#[derive(Args, Debug)]
+pub struct Kubernetes {
     /// Kubeconfig file [default: KUBECONFIG, else in-cluster, else ~/.kube/config]
     #[arg(long, value_name = "FILE", env = "LEADER_RUN_KUBECONFIG", help_heading = "Kubernetes", hide_env = true)]
     pub kubeconfig: Option<PathBuf>,
@@ -148,7 +215,11 @@ pub struct Cli {
     #[arg(long, value_name = "DUR", env = "LEADER_RUN_REQUEST_TIMEOUT", value_parser = duration)]
     #[arg(help_heading = "Kubernetes", hide_env = true, allow_hyphen_values = true)]
     pub request_timeout: Option<Duration>,
+}
 
+/// What the outside sees.
+#[derive(Args, Debug)]
+pub struct Reports {
     /// Tell of each change of leader in Kubernetes Events at the lock, where the Role allows it; on by default
     #[arg(long, env = "LEADER_RUN_EVENTS", action = ArgAction::Set, num_args = 0..=1, require_equals = true)]
     #[arg(
@@ -186,15 +257,6 @@ pub struct Cli {
     /// Say only what is an error
     #[arg(short, long, env = "LEADER_RUN_QUIET", help_heading = "Reports", hide_env = true)]
     pub quiet: bool,
-
-    /// Print this help, with what the values given mean
-    // A plain flag, so that the other options are read as well.
-    #[arg(short, long, action = ArgAction::SetTrue)]
-    pub help: bool,
-
-    /// The command, and its arguments, untouched; no shell
-    #[arg(last = true, value_name = "COMMAND", hide = true)]
-    pub command: Vec<OsString>,
 }
 
 impl Cli {
@@ -210,7 +272,7 @@ impl Cli {
                 let given = matches.value_source(id) == Some(ValueSource::CommandLine);
                 given.then(|| matches.index_of(id)).flatten()
             };
-            cli.no_events &= place("no_events") >= place("events");
+            cli.options.reports.no_events &= place("no_events") >= place("events");
             Ok(cli)
         });
         match read {

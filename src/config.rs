@@ -1,7 +1,7 @@
 //! What the flags mean once checked: timings that satisfy the inequality, a valid lock name.
 
 use crate::child::spawn::{self, Missing};
-use crate::cli::{Cli, OnLost};
+use crate::cli::{OnLost, Options};
 use crate::elector;
 use crate::exit::{self, Refusal};
 use crate::lock::client::Source;
@@ -42,18 +42,19 @@ impl Timing {
     ///
     /// # Errors
     /// One line that says which rule is broken, and what would satisfy it.
-    pub fn new(cli: &Cli) -> Result<Timing, Refusal> {
-        let lease = cli.lease_duration;
+    pub fn new(options: &Options) -> Result<Timing, Refusal> {
+        let (time, child) = (&options.time, &options.child);
+        let lease = time.lease_duration;
         let refuse = |text: String| Err(Refusal::new(text));
         if lease.subsec_nanos() != 0 || lease < SECOND * 3 || lease > SECOND * 3600 {
             return refuse(format!("--lease-duration {} must be whole seconds from 3s to 1h", duration(lease)));
         }
-        let retry = cli.retry_period.unwrap_or((lease * 2 / 15).clamp(SECOND, SECOND * 2));
+        let retry = time.retry_period.unwrap_or((lease * 2 / 15).clamp(SECOND, SECOND * 2));
         let kill = kill_after(lease);
         // With the shortest lease two thirds of it are all there is until K: then half-way to it.
         let middle = (retry.mul_f64(1.2) + kill) / 2;
         let two_thirds = lease * 2 / 3;
-        let renew = cli.renew_deadline.unwrap_or(if two_thirds < kill { two_thirds } else { middle });
+        let renew = time.renew_deadline.unwrap_or(if two_thirds < kill { two_thirds } else { middle });
         if retry < SECOND {
             return refuse(format!(
                 "--retry-period {} must be at least 1s: other clients see renewals by the second",
@@ -78,7 +79,7 @@ impl Timing {
             ));
         }
         let longest = kill - renew;
-        let loss_grace = cli.loss_grace.unwrap_or(longest);
+        let loss_grace = child.loss_grace.unwrap_or(longest);
         if loss_grace > longest {
             return refuse(format!(
                 "--loss-grace {} must be at most {} with these timings, so that the child is dead before the lock \
@@ -88,12 +89,12 @@ impl Timing {
             ));
         }
         let request = (renew / 2).clamp(SECOND, SECOND * 10);
-        let request_timeout = cli.request_timeout.unwrap_or(request).min(request);
+        let request_timeout = options.kubernetes.request_timeout.unwrap_or(request).min(request);
         if request_timeout.is_zero() {
             return refuse("--request-timeout must be more than 0s".into());
         }
         let year = SECOND * 3600 * 24 * 365;
-        for (name, value) in [("--wait", cli.wait), ("--stop-grace", Some(cli.stop_grace))] {
+        for (name, value) in [("--wait", time.wait), ("--stop-grace", Some(child.stop_grace))] {
             if value.is_some_and(|value| value > year) {
                 return refuse(format!("{name} must be at most a year"));
             }
@@ -103,9 +104,9 @@ impl Timing {
             renew_deadline: renew,
             retry_period: retry,
             loss_grace,
-            stop_grace: cli.stop_grace,
+            stop_grace: child.stop_grace,
             request_timeout,
-            wait: cli.wait,
+            wait: time.wait,
         })
     }
 
@@ -188,28 +189,29 @@ impl Config {
     ///
     /// # Errors
     /// One line about what is wrong with it; the code says whether COMMAND itself is.
-    pub fn new(cli: Cli, timing: Timing) -> Result<Config, Refusal> {
-        let Some(command) = cli.command.first() else {
+    pub fn new(options: Options, timing: Timing) -> Result<Config, Refusal> {
+        let Options { place, identity, resume, child, kubernetes, reports, command, .. } = options;
+        let Some(first) = command.first() else {
             return Err(Refusal::new("no command: give it after --, as in: leader-run --ns ops -- ./cronworker"));
         };
-        let name = match cli.name {
+        let name = match place.name {
             Some(name) => {
                 valid_name(&name, 253, true).map_err(|why| Refusal::new(format!("--name {name:?} {why}")))?;
                 name
             }
-            None => name_of(command)?,
+            None => name_of(first)?,
         };
-        if let Some(namespace) = &cli.namespace {
+        if let Some(namespace) = &place.namespace {
             valid_name(namespace, 63, false).map_err(|why| Refusal::new(format!("--namespace {namespace:?} {why}")))?;
         }
         let unfit = |id: &String| id.is_empty() || id.len() > LONGEST_IDENTITY || id.chars().any(char::is_control);
-        if cli.identity.as_ref().is_some_and(unfit) {
+        if identity.as_ref().is_some_and(unfit) {
             return Err(Refusal::new(format!(
                 "--identity must have 1 to {LONGEST_IDENTITY} bytes and no control characters"
             )));
         }
-        let program = spawn::look_up(command).map_err(|missing| {
-            let shown = Path::new(command).display();
+        let program = spawn::look_up(first).map_err(|missing| {
+            let shown = Path::new(first).display();
             match missing {
                 Missing::NotFound => Refusal { code: exit::NOT_FOUND, message: format!("{shown}: command not found") },
                 Missing::NotExecutable => {
@@ -218,9 +220,9 @@ impl Config {
             }
         })?;
         let callback = |option, command: Option<String>| command.map(|text| Callback::new(option, &text)).transpose();
-        let on_new_leader = callback("--on-new-leader", cli.on_new_leader)?;
-        let on_stopped_leading = callback("--on-stopped-leading", cli.on_stopped_leading)?;
-        let release = cli.crash_release.map(|text| {
+        let on_new_leader = callback("--on-new-leader", reports.on_new_leader)?;
+        let on_stopped_leading = callback("--on-stopped-leading", reports.on_stopped_leading)?;
+        let release = child.crash_release.map(|text| {
             let (millis, record) =
                 text.split_once(':').and_then(|(left, record)| Some((left.parse().ok()?, record)))?;
             Some((Record::from_annotation(record), Duration::from_millis(millis)))
@@ -228,34 +230,37 @@ impl Config {
         });
         let release = release.map(|release| release.ok_or_else(|| Refusal::new("--crash-release is for the guard")));
         let release = release.transpose()?;
-        let identity = match cli.identity {
+        let identity = match identity {
             Some(identity) => identity,
             None => own_identity()?,
         };
         Ok(Config {
             lock: lock::Options {
-                kind: cli.lock,
-                namespace: cli.namespace,
+                kind: place.lock,
+                namespace: place.namespace,
                 name,
-                folder: cli.lock_dir,
-                source: Source { kubeconfig: cli.kubeconfig, context: cli.context.filter(|name| !name.is_empty()) },
+                folder: place.lock_dir,
+                source: Source {
+                    kubeconfig: kubernetes.kubeconfig,
+                    context: kubernetes.context.filter(|name| !name.is_empty()),
+                },
             },
             identity,
-            resume: cli.resume,
+            resume,
             timing,
-            stop_signal: cli.stop_signal,
-            step_down_signal: cli.step_down_signal,
-            rejoin: cli.on_lost == OnLost::Rejoin,
-            wait_all: cli.wait_all,
-            pid_namespace: cli.pid_namespace,
-            lost_exit_code: cli.lost_exit_code.into(),
-            crash_release: !cli.no_crash_release,
+            stop_signal: child.stop_signal,
+            step_down_signal: child.step_down_signal,
+            rejoin: child.on_lost == OnLost::Rejoin,
+            wait_all: child.wait_all,
+            pid_namespace: child.pid_namespace,
+            lost_exit_code: child.lost_exit_code.into(),
+            crash_release: !child.no_crash_release,
             release,
-            events: cli.events && !cli.no_events,
+            events: reports.events && !reports.no_events,
             on_new_leader,
             on_stopped_leading,
             program,
-            command: cli.command,
+            command,
         })
     }
 
@@ -350,11 +355,12 @@ fn random() -> Result<u64, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
     use clap::Parser;
 
     fn timing(args: &[&str]) -> Result<Timing, String> {
         let cli = Cli::try_parse_from([&["leader-run"], args].concat()).map_err(|e| e.to_string())?;
-        Timing::new(&cli).map_err(|e| e.message)
+        Timing::new(&cli.options).map_err(|e| e.message)
     }
 
     fn millis(timing: &Timing) -> [u128; 4] {
@@ -371,6 +377,21 @@ mod tests {
         assert_eq!(timing(&[]).unwrap().request_timeout, SECOND * 5);
         assert_eq!(timing(&["--request-timeout", "1m"]).unwrap().request_timeout, SECOND * 5);
         assert_eq!(timing(&["--request-timeout", "2s"]).unwrap().request_timeout, SECOND * 2);
+    }
+
+    #[test]
+    fn kube_components_spell_six_options_their_own_way() {
+        let theirs = ["lease-duration", "renew-deadline", "retry-period"].map(|name| format!("--leader-elect-{name}"));
+        let given: Vec<_> =
+            theirs.iter().zip(["30s", "18s", "3s"]).flat_map(|(name, value)| [&**name, value]).collect();
+        assert_eq!(millis(&timing(&given).unwrap())[..3], [30_000, 18_000, 3_000]);
+        let place =
+            ["lock=endpoints", "name=job", "namespace=ops"].map(|option| format!("--leader-elect-resource-{option}"));
+        let place = Cli::try_parse_from(["leader-run".to_owned()].into_iter().chain(place)).unwrap().options.place;
+        assert_eq!(
+            (place.lock, place.name, place.namespace),
+            (lock::Type::Endpoints, Some("job".into()), Some("ops".into()))
+        );
     }
 
     #[test]

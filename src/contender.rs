@@ -82,6 +82,9 @@ pub enum Action {
 pub enum Said {
     /// We lead.
     Leading(Leadership),
+    /// The term's last renewal is good until this moment, when its tree is dead at the latest. Said of the write that
+    /// won the lock, too, before the child is started.
+    HeldUntil(Instant),
     /// Leadership is over against our will.
     Lost(Loss),
     /// Something about the election, in passing.
@@ -249,6 +252,7 @@ impl Contender {
         self.terms += 1;
         let deadlines = self.deadlines(leadership.since);
         self.term = Some(Term { leadership, deadlines, acknowledged: None, tree: Tree::Waiting, lost: false });
+        self.say(Said::HeldUntil(deadlines.kill));
         self.start_child(now);
     }
 
@@ -277,6 +281,7 @@ impl Contender {
         let deadlines = self.deadlines(since);
         if let Some(term) = &mut self.term {
             term.deadlines = deadlines;
+            self.out.push(Action::Say(Said::HeldUntil(deadlines.kill)));
             self.out.push(Action::Tell(ToGuard::Extend { term: self.terms, deadlines: as_told(now, deadlines) }));
         }
         self.start_child(now);

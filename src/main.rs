@@ -24,19 +24,20 @@ fn start() -> Result<i32, Refusal> {
     let Some(cli) = Cli::read()? else {
         return Ok(0);
     };
-    let timing = Timing::new(&cli)?;
+    let options = cli.options;
+    let timing = Timing::new(&options)?;
     if cli.help {
         // Not println!, which panics when nobody can read it.
         writeln!(std::io::stdout(), "{}", Cli::help(&timing.meaning()))?;
         return Ok(0);
     }
-    let level = match (cli.verbose, cli.quiet) {
+    let level = match (options.reports.verbose, options.reports.quiet) {
         (_, true) => Level::ERROR,
         (true, _) => Level::DEBUG,
         _ => Level::INFO,
     };
-    let format = cli.log_format;
-    let config = Config::new(cli, timing)?;
+    let format = options.reports.log_format;
+    let config = Config::new(options, timing)?;
 
     if let Some((record, within)) = &config.release {
         log::start(format, level);
