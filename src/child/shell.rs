@@ -261,15 +261,13 @@ fn has_ended(process: &OwnedFd) -> bool {
     poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1)
 }
 
-/// Sets the timer a little before the deadline, then again, ever closer: the other clock may run faster
-/// than the one that timers know.
+/// Sets the timer. The other clock may run faster than the one that timers know, but not by much in the time until
+/// the guard looks at its clocks again.
 fn arm(timer: &TimerFd, wake: Option<Duration>) -> nix::Result<()> {
     let Some(left) = wake else {
         return timer.unset();
     };
-    let near = Duration::from_millis(10);
-    let nap = if left > near { left * 7 / 8 } else { left };
-    let at = Instant::now().boot + nap.max(Duration::from_nanos(1));
+    let at = Instant::now().boot + left.max(Duration::from_nanos(1));
     timer.set(Expiration::OneShot(TimeSpec::from_duration(at)), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
 }
 
