@@ -6,10 +6,18 @@ use super::*;
 const YIELD: Duration = Duration::from_millis(10);
 /// ...and one that its leader has not left like this itself, as far as can be seen: on a busy machine, too.
 const CLEARED_YIELD: Duration = Duration::from_millis(50);
-/// The random delay after that, for the case that nobody else is waiting...
-const CROWD_DELAY: Duration = Duration::from_millis(10);
-/// ...and how often each put lost to a crowd may double it.
-const CROWD_DOUBLINGS: u32 = 6;
+/// How wide the random delay after that is while nothing is known of a crowd...
+const FEW: Duration = Duration::from_millis(10);
+/// ...and at most.
+const MANY: Duration = Duration::from_secs(5);
+/// The longer a put was under way before it was lost, beyond what the server takes when it has nothing else to do, the
+/// more others there were that the server had to refuse. So many times as wide as that is the delay then.
+const PER_WAIT: u32 = 64;
+/// Who hears of a release when it is taken already is one of many: the delay is at least this wide then, and so many
+/// times as wide as it was.
+const LATE: (Duration, u32) = (Duration::from_secs(2), 4);
+/// A request is not slow before it takes this much longer than several of the quickest one.
+const SLOW: Duration = Duration::from_millis(10);
 
 /// What a standby knows of the lock.
 #[derive(Debug, Default)]
@@ -47,8 +55,12 @@ pub(super) struct Standby {
     poll_at: Instant,
     /// Since when these verbs are refused.
     refused: Vec<(Verb, Instant)>,
-    /// Puts lost to other standbys, forgotten one by one.
-    crowd: u32,
+    /// How wide the random delay is, as learned from puts lost to other standbys.
+    crowd: Duration,
+    /// It was just learned from one.
+    learned: bool,
+    /// How long the quickest request took.
+    quickest: Duration,
     /// A write of ours may have been carried out without our knowing.
     unclear: bool,
     /// Writes that failed in a row, not counting conflicts.
@@ -78,7 +90,9 @@ impl Standby {
             not_before: None,
             poll_at: now,
             refused: Vec::new(),
-            crowd: 0,
+            crowd: FEW,
+            learned: false,
+            quickest: Duration::MAX,
             unclear: false,
             misses: 0,
             transitions: None,
@@ -102,6 +116,28 @@ impl Standby {
     pub(super) fn remember(&mut self, earlier: &Standby) {
         self.existed = true;
         self.transitions = earlier.transitions;
+    }
+
+    /// Somebody else has written before us, as we learned after so long.
+    fn lost_put(&mut self, took: Duration) {
+        let slow = took.saturating_sub(self.quickest.saturating_mul(4)).saturating_sub(SLOW);
+        self.crowd = (self.crowd * 2).max(slow.saturating_mul(PER_WAIT)).min(MANY);
+        self.learned = true;
+    }
+
+    /// Somebody took the empty lock, as we saw after so long; of that so long after our own delay was over.
+    fn taken(&mut self, after: Duration, overdue: Duration) {
+        if std::mem::take(&mut self.learned) {
+            return;
+        }
+        if after < YIELD || overdue > SLOW {
+            self.crowd = (self.crowd * LATE.1).clamp(LATE.0, MANY);
+        }
+        // The first of many would not have left it for a good part of our delay.
+        let first = after.saturating_sub(YIELD).saturating_sub(self.quickest.saturating_mul(2));
+        if first > self.crowd / 4 {
+            self.crowd = FEW;
+        }
     }
 
     fn version(&self) -> Option<&Version> {
@@ -131,9 +167,10 @@ impl Elector {
             if !present.record.is_free() && !seen.record.is_release_of(&present.record) {
                 pause = CLEARED_YIELD;
             }
-            // Somebody took the empty lock before our own delay was over: the crowd is smaller than feared.
             if present.record.is_free() && !seen.record.is_free() {
-                standby.crowd = standby.crowd.saturating_sub(1);
+                let after = now.at.leader_since(present.since);
+                let overdue = present.take_at.map_or(Duration::ZERO, |at| now.at.leader_since(at));
+                standby.taken(after, overdue);
             }
         }
         if !ours {
@@ -146,8 +183,7 @@ impl Elector {
         let take_at = if ours || resumes {
             Some(now.at)
         } else if seen.record.is_free() {
-            let width = CROWD_DELAY * 2u32.pow(standby.crowd.min(CROWD_DOUBLINGS));
-            Some(now.at.plus(pause + self.random.within(width)))
+            Some(now.at.plus(pause + self.random.within(standby.crowd)))
         } else {
             None
         };
@@ -190,6 +226,9 @@ impl Elector {
 
     pub(super) fn standby_answered(&mut self, now: Now, pending: Pending, answer: Result<Reply, Failure>) {
         self.standby.tried = true;
+        if answer.is_ok() {
+            self.standby.quickest = self.standby.quickest.min(now.at.leader_since(pending.at));
+        }
         let verb = pending.request.verb();
         match answer {
             Ok(reply) => {
@@ -242,8 +281,8 @@ impl Elector {
         self.standby.stale |= write;
         self.standby.unclear |= write && matches!(failure, Failure::Timeout | Failure::Unclear(_));
         let pause = if failure == Failure::Conflict {
-            self.standby.crowd = (self.standby.crowd + 1).min(CROWD_DOUBLINGS);
-            self.random.within(CROWD_DELAY * 2u32.pow(self.standby.crowd))
+            self.standby.lost_put(now.at.leader_since(pending.at));
+            self.random.within(self.standby.crowd.min(FIRST_RETRY))
         } else if write && failure == Failure::Timeout {
             // It has had its time already.
             Duration::ZERO
@@ -274,7 +313,7 @@ impl Elector {
 
     /// Our own conditional write succeeded: nothing else makes a leader.
     fn won(&mut self, now: Now, pending: Pending, version: Version) {
-        self.standby.crowd = 0;
+        self.standby.crowd = FEW;
         let (Request::Create(record) | Request::Update(record, _)) = pending.request else {
             return;
         };
@@ -462,5 +501,40 @@ impl Elector {
         };
         let watch = self.watch_retry(now).filter(|_| self.wants_watch(now));
         wait.into_iter().chain(next).chain(watch).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_delay_learns_how_large_the_crowd_is() {
+        let millis = Duration::from_millis;
+        let mut standby = Standby::new(Instant::now());
+        standby.quickest = millis(2);
+        // One that was a little quicker.
+        standby.lost_put(millis(5));
+        assert_eq!(standby.crowd, FEW * 2);
+        standby.taken(millis(20), Duration::ZERO);
+        assert_eq!(standby.crowd, FEW * 2, "learned from this release already");
+        standby.taken(millis(20), Duration::ZERO);
+        assert_eq!(standby.crowd, FEW);
+        // The server had many to refuse.
+        standby.lost_put(millis(98));
+        assert_eq!(standby.crowd, MANY);
+        standby.taken(millis(900), Duration::ZERO);
+        // The first of them is quick each time; when they are gone, nobody is.
+        for after in [30, 100, 300] {
+            standby.taken(millis(after), Duration::ZERO);
+            assert_eq!(standby.crowd, MANY);
+        }
+        standby.taken(millis(1_300), Duration::ZERO);
+        assert_eq!(standby.crowd, FEW);
+        // Many were told before us.
+        standby.taken(millis(1), Duration::ZERO);
+        assert_eq!(standby.crowd, LATE.0);
+        standby.taken(millis(60), millis(40));
+        assert_eq!(standby.crowd, MANY);
     }
 }
