@@ -8,9 +8,9 @@ use crate::child::signal;
 use crate::exit::Refusal;
 use crate::lock::{TYPES, Type};
 use crate::report::log::Format;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser};
+use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::libc::{SIGINT, SIGTERM};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -31,7 +31,10 @@ pub enum OnLost {
 #[command(
     name = "leader-run",
     version,
-    override_usage = "leader-run [OPTIONS] -- COMMAND [ARG]...",
+    override_usage = "leader-run [OPTIONS] -- COMMAND [ARG]...\n       leader-run QUESTION [OPTIONS]",
+    subcommand_help_heading = "Questions",
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
     disable_help_flag = true,
     next_line_help = false,
     max_term_width = 100
@@ -45,6 +48,80 @@ pub struct Cli {
     // A plain flag, so that the other options are read as well.
     #[arg(short, long, action = ArgAction::SetTrue)]
     pub help: bool,
+
+    /// What is asked instead of running a command.
+    #[command(subcommand)]
+    pub question: Option<Question>,
+}
+
+/// What can be asked, beside a run or before it.
+#[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // There is only ever one.
+pub enum Question {
+    /// Who holds the lock, and until when
+    Status(Status),
+    /// Whether a run with these options could do its work, and what it needs
+    Check(Check),
+}
+
+/// Who holds the lock.
+#[derive(Args, Debug)]
+#[command(override_usage = "leader-run status [OPTIONS] [-- COMMAND [ARG]...]")]
+pub struct Status {
+    /// How a command is run; what has nothing to do with the question is taken and not looked at.
+    #[command(flatten)]
+    pub run: Pasted,
+
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    pub help: Option<bool>,
+}
+
+/// Whether a run could do its work.
+#[derive(Args, Debug)]
+#[command(override_usage = "leader-run check [OPTIONS] [-- COMMAND [ARG]...]")]
+pub struct Check {
+    /// How a command is run
+    #[command(flatten)]
+    pub options: Options,
+
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    pub help: Option<bool>,
+}
+
+/// The options of a run, for a question that minds those only which say where the lock is and how to reach it. The
+/// others are hidden, and taken, so that the arguments of a run can be pasted.
+#[derive(Debug)]
+pub struct Pasted(pub Options);
+
+impl Args for Pasted {
+    fn augment_args(command: Command) -> Command {
+        let options = Options::augment_args(Command::default());
+        let minded = |arg: &clap::Arg| {
+            let id = arg.get_id().as_str();
+            let heading = arg.get_help_heading();
+            (heading == Some("Lock") && !["identity", "resume"].contains(&id)) || heading == Some("Kubernetes")
+        };
+        command.args(options.get_arguments().map(|arg| match minded(arg) {
+            true => arg.clone(),
+            false => arg.clone().hide(true),
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Pasted {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Options::from_arg_matches(matches).map(Pasted)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
 }
 
 /// All options of a run.
@@ -260,24 +337,29 @@ pub struct Reports {
 }
 
 impl Cli {
-    /// Reads the command line and the environment. `None`: what was asked for has been printed (the version).
+    /// Reads the command line and the environment. `None`: what was asked for has been printed (the version, or the
+    /// help of a question).
     ///
     /// # Errors
     /// One line about what is wrong with them.
     pub fn read() -> Result<Option<Cli>, Refusal> {
         let read = Self::command().try_get_matches().and_then(|matches| {
             let mut cli = Self::from_arg_matches(&matches)?;
+            let (options, matches) = match (&mut cli.question, matches.subcommand()) {
+                (Some(Question::Check(check)), Some((_, matches))) => (&mut check.options, matches),
+                _ => (&mut cli.options, &matches),
+            };
             // Of two that undo each other the last one counts, and the environment for less than any.
             let place = |id| {
                 let given = matches.value_source(id) == Some(ValueSource::CommandLine);
                 given.then(|| matches.index_of(id)).flatten()
             };
-            cli.options.reports.no_events &= place("no_events") >= place("events");
+            options.reports.no_events &= place("no_events") >= place("events");
             Ok(cli)
         });
         match read {
             Ok(cli) => Ok(Some(cli)),
-            Err(error) if error.kind() == ErrorKind::DisplayVersion => {
+            Err(error) if matches!(error.kind(), ErrorKind::DisplayVersion | ErrorKind::DisplayHelp) => {
                 let _ = error.print();
                 Ok(None)
             }
@@ -322,10 +404,16 @@ fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
     let stray = || line.split('\'').nth(1).filter(|arg| !arg.starts_with('-')).map(str::to_owned);
+    let context = |kind| error.get(kind).map(ToString::to_string);
     match error.kind() {
-        ErrorKind::UnknownArgument if stray().is_some() => {
-            let stray = stray().unwrap_or_default();
-            format!("unexpected {stray:?}: COMMAND comes after --, as in: leader-run --ns ops -- {stray}")
+        // A word where a question might stand, or after options, where none may.
+        ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::ArgumentConflict
+            if let Some(word) = context(ContextKind::InvalidSubcommand).or_else(stray) =>
+        {
+            match Cli::command().find_subcommand(&word) {
+                Some(_) => format!("{word:?} comes before its options, as in: leader-run {word} --ns ops"),
+                None => format!("unexpected {word:?}: COMMAND comes after --, as in: leader-run --ns ops -- {word}"),
+            }
         }
         ErrorKind::UnknownArgument => {
             let tip = text.lines().find_map(|l| l.trim().strip_prefix("tip: a similar argument exists: "));
@@ -415,10 +503,17 @@ mod tests {
 
     #[test]
     fn every_option_has_its_environment_twin() {
-        for arg in Cli::command().get_arguments().filter(|arg| arg.get_id() != "help" && !arg.is_hide_set()) {
+        let command = Cli::command();
+        let visible = |arg: &&clap::Arg| arg.get_id() != "help" && !arg.is_hide_set();
+        let twin = |arg: &clap::Arg| arg.get_env().and_then(|env| env.to_str()).map(str::to_owned);
+        for arg in command.get_arguments().filter(visible) {
             let long = arg.get_long().unwrap();
-            let twin = format!("LEADER_RUN_{}", long.to_uppercase().replace('-', "_"));
-            assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(twin.as_str()));
+            assert_eq!(twin(arg), Some(format!("LEADER_RUN_{}", long.to_uppercase().replace('-', "_"))));
+        }
+        // A question's own options have none, those that it shares have the same.
+        for arg in command.get_subcommands().flat_map(|question| question.get_arguments().filter(visible)) {
+            let shared = command.get_arguments().find(|own| own.get_id() == arg.get_id());
+            assert_eq!(twin(arg), shared.and_then(twin), "{arg}");
         }
     }
 

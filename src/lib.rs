@@ -4,6 +4,7 @@
 //! and neither reads a clock or does I/O.
 
 pub mod alarm;
+pub mod ask;
 pub mod child;
 pub mod cli;
 pub mod clock;

@@ -5,7 +5,7 @@ use leader_run::cli::Cli;
 use leader_run::config::{Config, Timing};
 use leader_run::exit::{self, Refusal};
 use leader_run::report::log;
-use leader_run::{release, run, sys};
+use leader_run::{ask, release, run, sys};
 use std::io::Write;
 use tracing::{Level, error};
 
@@ -24,6 +24,9 @@ fn start() -> Result<i32, Refusal> {
     let Some(cli) = Cli::read()? else {
         return Ok(0);
     };
+    if let Some(question) = cli.question {
+        return ask::answer(question);
+    }
     let options = cli.options;
     let timing = Timing::new(&options)?;
     if cli.help {
