@@ -16,6 +16,17 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// How an answer looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// An object.
+    Json,
+    /// The holder's identity, and nothing else.
+    Name,
+}
+
 /// What follows a loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnLost {
@@ -66,11 +77,19 @@ pub enum Question {
 
 /// Who holds the lock.
 #[derive(Args, Debug)]
-#[command(override_usage = "leader-run status [OPTIONS] [-- COMMAND [ARG]...]")]
+#[command(override_usage = "leader-run status [OPTIONS] [-- COMMAND [ARG]...]", after_help = ABOUT_STATUS)]
 pub struct Status {
     /// How a command is run; what has nothing to do with the question is taken and not looked at.
     #[command(flatten)]
     pub run: Pasted,
+
+    /// As text, json or name (the holder's identity only)
+    #[arg(short, long, value_name = "FORMAT", default_value = "text", value_parser = output)]
+    pub output: Output,
+
+    /// Go on, and print a line for each change but renewals
+    #[arg(long)]
+    pub watch: bool,
 
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
@@ -79,7 +98,7 @@ pub struct Status {
 
 /// Whether a run could do its work.
 #[derive(Args, Debug)]
-#[command(override_usage = "leader-run check [OPTIONS] [-- COMMAND [ARG]...]")]
+#[command(override_usage = "leader-run check [OPTIONS] [-- COMMAND [ARG]...]", after_help = ABOUT_CHECK)]
 pub struct Check {
     /// How a command is run
     #[command(flatten)]
@@ -288,6 +307,10 @@ pub struct Kubernetes {
     #[arg(long, value_name = "NAME", env = "LEADER_RUN_CONTEXT", help_heading = "Kubernetes", hide_env = true)]
     pub context: Option<String>,
 
+    /// Do all this as another user, where the Role allows to impersonate it [default: the kubeconfig's]
+    #[arg(long = "as", value_name = "USER", env = "LEADER_RUN_AS", help_heading = "Kubernetes", hide_env = true)]
+    pub impersonate: Option<String>,
+
     /// How long one request may take; can only lower it [default: half the renew deadline, 1s to 10s]
     #[arg(long, value_name = "DUR", env = "LEADER_RUN_REQUEST_TIMEOUT", value_parser = duration)]
     #[arg(help_heading = "Kubernetes", hide_env = true, allow_hyphen_values = true)]
@@ -374,6 +397,26 @@ impl Cli {
     }
 }
 
+const ABOUT_STATUS: &str = "\
+Exit codes:
+  0    somebody holds the lock
+  1    nobody does, or there is no such lock
+  2    that cannot be told: the lock cannot be reached or read
+  125  wrong options or settings
+
+The arguments of a run can be given as they are: what does not say where the lock is is not looked at.
+";
+
+const ABOUT_CHECK: &str = "\
+Exit codes:
+  0    nothing is missing that a run cannot do without
+  1    something is
+  125  wrong options or settings, or the API server cannot be asked
+
+What there is goes to standard error. Where rights are missing, standard output has the Role and the RoleBinding that
+grant them, as in: leader-run check --ns ops --name cronworker | kubectl apply -f -
+";
+
 const ABOUT_EXIT: &str = "\
 Exit codes:
   the child's  it exited by itself, or after a requested stop (128+N: it died of signal N)
@@ -453,6 +496,15 @@ fn log_format(text: &str) -> Result<Format, String> {
         "text" => Ok(Format::Text),
         "json" => Ok(Format::Json),
         _ => Err("use text or json".into()),
+    }
+}
+
+fn output(text: &str) -> Result<Output, String> {
+    match text {
+        "text" => Ok(Output::Text),
+        "json" => Ok(Output::Json),
+        "name" => Ok(Output::Name),
+        _ => Err("use text, json or name".into()),
     }
 }
 

@@ -190,35 +190,18 @@ impl Config {
     /// # Errors
     /// One line about what is wrong with it; the code says whether COMMAND itself is.
     pub fn new(options: Options, timing: Timing) -> Result<Config, Refusal> {
-        let Options { place, identity, resume, child, kubernetes, reports, command, .. } = options;
-        let Some(first) = command.first() else {
+        if options.command.is_empty() {
             return Err(Refusal::new("no command: give it after --, as in: leader-run --ns ops -- ./cronworker"));
-        };
-        let name = match place.name {
-            Some(name) => {
-                valid_name(&name, 253, true).map_err(|why| Refusal::new(format!("--name {name:?} {why}")))?;
-                name
-            }
-            None => name_of(first)?,
-        };
-        if let Some(namespace) = &place.namespace {
-            valid_name(namespace, 63, false).map_err(|why| Refusal::new(format!("--namespace {namespace:?} {why}")))?;
         }
+        let lock = lock_options(&options)?;
+        let Options { identity, resume, child, reports, command, .. } = options;
         let unfit = |id: &String| id.is_empty() || id.len() > LONGEST_IDENTITY || id.chars().any(char::is_control);
         if identity.as_ref().is_some_and(unfit) {
             return Err(Refusal::new(format!(
                 "--identity must have 1 to {LONGEST_IDENTITY} bytes and no control characters"
             )));
         }
-        let program = spawn::look_up(first).map_err(|missing| {
-            let shown = Path::new(first).display();
-            match missing {
-                Missing::NotFound => Refusal { code: exit::NOT_FOUND, message: format!("{shown}: command not found") },
-                Missing::NotExecutable => {
-                    Refusal { code: exit::NOT_EXECUTABLE, message: format!("{shown}: cannot be executed") }
-                }
-            }
-        })?;
+        let program = program(&command[0])?;
         let callback = |option, command: Option<String>| command.map(|text| Callback::new(option, &text)).transpose();
         let on_new_leader = callback("--on-new-leader", reports.on_new_leader)?;
         let on_stopped_leading = callback("--on-stopped-leading", reports.on_stopped_leading)?;
@@ -235,16 +218,7 @@ impl Config {
             None => own_identity()?,
         };
         Ok(Config {
-            lock: lock::Options {
-                kind: place.lock,
-                namespace: place.namespace,
-                name,
-                folder: place.lock_dir,
-                source: Source {
-                    kubeconfig: kubernetes.kubeconfig,
-                    context: kubernetes.context.filter(|name| !name.is_empty()),
-                },
-            },
+            lock,
             identity,
             resume,
             timing,
@@ -282,6 +256,55 @@ impl Config {
             seed: random()?,
         })
     }
+}
+
+/// Which lock it is, and how to reach it.
+///
+/// # Errors
+/// One line about what is wrong with its name or its namespace.
+pub fn lock_options(options: &Options) -> Result<lock::Options, Refusal> {
+    let (place, kubernetes) = (&options.place, &options.kubernetes);
+    let name = match (&place.name, options.command.first()) {
+        (Some(name), _) => {
+            valid_name(name, 253, true).map_err(|why| Refusal::new(format!("--name {name:?} {why}")))?;
+            name.clone()
+        }
+        (None, Some(command)) => name_of(command)?,
+        (None, None) => {
+            return Err(Refusal::new("which lock? Give --name, or after -- the command that it is named after"));
+        }
+    };
+    if let Some(namespace) = &place.namespace {
+        valid_name(namespace, 63, false).map_err(|why| Refusal::new(format!("--namespace {namespace:?} {why}")))?;
+    }
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    Ok(lock::Options {
+        kind: place.lock,
+        namespace: place.namespace.clone(),
+        name,
+        folder: place.lock_dir.clone(),
+        source: Source {
+            kubeconfig: kubernetes.kubeconfig.clone(),
+            context: given(&kubernetes.context),
+            impersonate: given(&kubernetes.impersonate),
+        },
+    })
+}
+
+/// The file that this command is.
+///
+/// # Errors
+/// One line, and the code that says whether it is not there or cannot be executed.
+pub fn program(command: &OsStr) -> Result<PathBuf, Refusal> {
+    spawn::look_up(command).map_err(|missing| {
+        let shown = Path::new(command).display();
+        match missing {
+            Missing::NotFound => Refusal { code: exit::NOT_FOUND, message: format!("{shown}: command not found") },
+            Missing::NotExecutable => {
+                Refusal { code: exit::NOT_EXECUTABLE, message: format!("{shown}: cannot be executed") }
+            }
+        }
+    })
 }
 
 /// A command of the user's that is run when something happens.

@@ -41,6 +41,8 @@ pub struct Source {
     pub kubeconfig: Option<PathBuf>,
     /// This context instead of the current one; a kubeconfig is needed then.
     pub context: Option<String>,
+    /// As this user, instead of the one that the kubeconfig names.
+    pub impersonate: Option<String>,
 }
 
 /// A cluster's API, as one lock needs it.
@@ -58,6 +60,10 @@ impl Client {
     /// One line about what is missing or wrong in the configuration.
     pub async fn new(source: &Source) -> Result<(Client, Option<String>)> {
         let (mut config, namespace) = configuration(source).await?;
+        if let Some(user) = &source.impersonate {
+            ensure!(HeaderValue::from_str(user).is_ok(), "--as {user:?} has characters that no request can carry");
+            config.auth_info.impersonate = Some(user.clone());
+        }
         check(&config)?;
         let agent = concat!("leader-run/", env!("CARGO_PKG_VERSION"));
         config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
@@ -263,7 +269,10 @@ pub fn failure(verb: Verb, subject: &str, needs: &str, status: u16, answer: &Val
                 verb,
                 match user {
                     Some(user) => {
-                        format!("cannot {subject}: forbidden for {}; it needs {needs}", excerpt(user.as_bytes()))
+                        format!(
+                            "cannot {subject}: forbidden for {}; it needs {needs} (leader-run check prints the Role)",
+                            excerpt(user.as_bytes())
+                        )
                     }
                     None => format!("cannot {subject}: forbidden: {message}"),
                 },
@@ -340,7 +349,7 @@ mod tests {
         let answer = json!({"message": "leases \"a\" is forbidden: User \"system:serviceaccount:ops:default\" cannot \
             update resource \"leases\" in API group \"coordination.k8s.io\"", "reason": "Forbidden"});
         let text = "cannot update lease ops/a: forbidden for system:serviceaccount:ops:default; \
-                    it needs get, create, update and watch on leases";
+                    it needs get, create, update and watch on leases (leader-run check prints the Role)";
         assert_eq!(update(403, answer), Failure::Refused(Verb::Update, text.into()));
     }
 

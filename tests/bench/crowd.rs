@@ -87,7 +87,7 @@ impl Crowd {
             namespace: None,
             name: "crowd".into(),
             folder: None,
-            source: Source { kubeconfig: Some(ground.kubeconfig()), context: None },
+            source: Source { kubeconfig: Some(ground.kubeconfig()), ..Source::default() },
         };
         let threads = (0..THREADS).map(|thread| {
             let members: Vec<_> = finish.iter().cloned().enumerate().skip(thread).step_by(THREADS).collect();
