@@ -76,6 +76,22 @@ impl Wall {
         Wall(jiff::Timestamp::now().as_microsecond())
     }
 
+    /// The time that this text is, where it says of which place it is.
+    pub fn parse(text: &str) -> Option<Wall> {
+        text.parse().ok().map(|time: jiff::Timestamp| Wall(time.as_microsecond()))
+    }
+
+    /// The time that this header of HTTP's is.
+    pub fn parse_http(text: &str) -> Option<Wall> {
+        let time = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+        Some(Wall(time.as_microsecond()))
+    }
+
+    /// How many seconds it is after `earlier`; negative where it is before that.
+    pub fn seconds_after(self, earlier: Wall) -> f64 {
+        (self.0 as f64 - earlier.0 as f64) / 1e6
+    }
+
     /// This much later.
     pub fn plus(self, span: Duration) -> Wall {
         Wall(self.0.saturating_add(span.as_micros() as i64))

@@ -14,6 +14,15 @@ pub const NOT_FOUND: i32 = 127;
 /// Leadership lost, unless `--lost-exit-code` says otherwise: EX_TEMPFAIL of sysexits.h.
 pub const LOST: i32 = 75;
 
+/// The answer of `status`: somebody holds the lock.
+pub const HELD: i32 = 0;
+/// The same: nobody does, or there is none.
+pub const FREE: i32 = 1;
+/// The same: that cannot be told.
+pub const UNKNOWN: i32 = 2;
+/// The answer of `check`: something is missing.
+pub const MISSING: i32 = 1;
+
 /// Ended by a signal: the child, or we before we led.
 pub const fn by_signal(signal: i32) -> i32 {
     128 + signal

@@ -7,6 +7,9 @@ use std::time::Duration;
 /// Holds a lock in two objects while these name different holders, as client-go calls it.
 pub const UNKNOWN: &str = "leaderelection.k8s.io/unknown";
 
+/// Holds a lock whose record cannot be read.
+const UNREADABLE: &str = "unknown (unreadable record)";
+
 /// What a lock says: who holds it, for how long, since when.
 ///
 /// Its times are kept as the text that was read: a standby looks only at whether they *change*
@@ -68,7 +71,12 @@ impl Record {
     /// What is no record: held by somebody unknown until its lease is over. Its text stands where a time does,
     /// so that its changes show.
     pub fn unreadable(text: &str) -> Record {
-        Record { holder: "unknown (unreadable record)".into(), renew_time: text.into(), ..Record::default() }
+        Record { holder: UNREADABLE.into(), renew_time: text.into(), ..Record::default() }
+    }
+
+    /// Whether it is known who holds the lock, or that nobody does.
+    pub fn is_clear(&self) -> bool {
+        ![UNKNOWN, UNREADABLE].contains(&&*self.holder)
     }
 
     /// Reads the annotation of client-go's older locks, field by field, in the ways that it and its peers write

@@ -92,10 +92,9 @@ async fn waited(config: &Config) -> Duration {
 
 fn settings(config: &Config, namespace: &str) -> Result<Settings, Refusal> {
     let timing = &config.timing;
-    let kind = lock::TYPES.iter().find(|(.., kind)| *kind == config.lock.kind).map_or("", |(name, ..)| name);
     let env = vec![
         format!("LEADER_ELECTION_IDENTITY={}", config.identity),
-        format!("LEADER_ELECTION_LOCK={kind}"),
+        format!("LEADER_ELECTION_LOCK={}", config.lock.kind.name()),
         format!("LEADER_ELECTION_NAMESPACE={namespace}"),
         format!("LEADER_ELECTION_NAME={}", config.lock.name),
     ];

@@ -5,6 +5,7 @@ mod status;
 
 use crate::cli::Question;
 use crate::exit::Refusal;
+use crate::{child, jobs};
 
 /// Answers it, and returns the exit code.
 ///
@@ -15,4 +16,16 @@ pub fn answer(question: Question) -> Result<i32, Refusal> {
         Question::Status(status) => status::answer(status),
         Question::Check(check) => check::answer(check),
     }
+}
+
+/// Does this in a runtime, and leaves nothing behind.
+fn run(work: impl Future<Output = Result<i32, Refusal>>) -> Result<i32, Refusal> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let code = runtime.block_on(work);
+    // A program that should have brought credentials may hang.
+    if jobs::are_at_work() {
+        child::sweep();
+    }
+    runtime.shutdown_background();
+    code
 }

@@ -10,6 +10,7 @@ use crate::store::{Change, Failure, Observation, Reply, Version};
 use crate::sys::{self, Watched};
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::stream;
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::statfs::statfs;
@@ -52,15 +53,38 @@ impl FileLock {
     /// # Errors
     /// When the folder cannot be trusted, or cannot be used.
     pub fn new(given: Option<&Path>, namespace: String, name: String) -> Result<FileLock> {
+        match given {
+            Some(folder) => fs::create_dir_all(folder),
+            None => match DirBuilder::new().mode(0o700).create(own_folder()) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+                made => made,
+            },
+        }
+        .with_context(|| {
+            let folder = given.map_or_else(own_folder, Path::to_owned);
+            let other = if given.is_some() { "" } else { " (--lock-dir names another)" };
+            format!("cannot make lock folder {}{other}", folder.display())
+        })?;
+        FileLock::find(given, namespace, name)
+    }
+
+    /// The same, but nothing is made: without a folder there is no lock.
+    ///
+    /// # Errors
+    /// When the folder cannot be trusted, or cannot be used.
+    pub fn find(given: Option<&Path>, namespace: String, name: String) -> Result<FileLock> {
         let folder = match given {
-            Some(folder) => {
-                // Whoever gives a folder answers for who may write there.
-                fs::create_dir_all(folder).with_context(|| format!("cannot use lock folder {}", folder.display()))?;
-                folder.to_owned()
-            }
-            None => own_folder()?,
+            // Whoever gives a folder answers for who may write there.
+            Some(folder) => folder.to_owned(),
+            None => own_folder(),
         };
-        let kind = statfs(&folder).with_context(|| format!("cannot use lock folder {}", folder.display()))?;
+        let kind = match statfs(&folder) {
+            Err(Errno::ENOENT) => return Ok(FileLock { folder, namespace, name, remote: None }),
+            kind => kind.with_context(|| format!("cannot use lock folder {}", folder.display()))?,
+        };
+        if given.is_none() {
+            check_own(&folder)?;
+        }
         let kind = kind.filesystem_type().0 as i64;
         let remote = REMOTE.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name);
         if let (Some(remote), None) = (remote, given) {
@@ -71,6 +95,11 @@ impl FileLock {
             );
         }
         Ok(FileLock { folder, namespace, name, remote })
+    }
+
+    /// Where its records are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The kind of network file system that the folder is on, if it is on one: worth a warning.
@@ -242,15 +271,13 @@ impl Lock for FileLock {
 }
 
 /// This user's own folder in `/tmp`. Not from XDG variables, which differ between login, cron and sudo.
-fn own_folder() -> Result<PathBuf> {
+fn own_folder() -> PathBuf {
+    PathBuf::from(format!("/tmp/leader-run-{}", geteuid()))
+}
+
+/// It may have been put there by somebody else, who could then take our locks away.
+fn check_own(folder: &Path) -> Result<()> {
     let user = geteuid();
-    let folder = PathBuf::from(format!("/tmp/leader-run-{user}"));
-    match DirBuilder::new().mode(0o700).create(&folder) {
-        Ok(()) => return Ok(folder),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) => bail!("cannot make lock folder {}: {error}; give --lock-dir", folder.display()),
-    }
-    // It may have been put there by somebody else, who could then take our locks away.
     let found = folder.symlink_metadata().with_context(|| format!("cannot use lock folder {}", folder.display()))?;
     let shown = folder.display();
     ensure!(found.is_dir(), "lock folder {shown} is not a folder; remove it, or give --lock-dir");
@@ -264,7 +291,7 @@ fn own_folder() -> Result<PathBuf> {
         "lock folder {shown} is open to others (mode {:03o}); chmod 700 it, or give --lock-dir",
         found.mode() & 0o777
     );
-    Ok(folder)
+    Ok(())
 }
 
 /// Opens a file for reading and falls for nothing else that somebody with access to the folder may have put

@@ -5,29 +5,28 @@
 
 mod annotation;
 pub mod client;
+mod cluster;
 mod file;
 mod lease;
 mod multi;
 mod object;
 
+pub use cluster::{Access, Cluster};
 pub use file::FileLock;
 pub use multi::MultiLock;
 pub use object::ObjectLock;
 
-use crate::jobs;
 use crate::record::{Precision, Record};
 use crate::store::{Change, Failure, Reply, Request, Version};
 use annotation::{CONFIG_MAP, ENDPOINTS};
-use anyhow::{Context, Result, anyhow};
-use client::{Client, Source};
+use anyhow::Result;
+use client::Source;
 use futures_util::Stream;
 use lease::{LEASE, LEASE_HALF};
 use object::Kind;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
-use tokio::runtime::Handle;
 use tracing::warn;
 
 /// The lock types, by the names they go by: ours first, client-go's plural after it.
@@ -64,6 +63,11 @@ impl Type {
             Type::Lease | Type::File => Precision::Microseconds,
             _ => Precision::Seconds,
         }
+    }
+
+    /// As people call it: `lease`.
+    pub fn name(self) -> &'static str {
+        TYPES.iter().find(|(.., kind)| *kind == self).map_or("", |(name, ..)| name)
     }
 
     /// The kinds of objects that it is on an API server.
@@ -109,6 +113,16 @@ pub trait Lock: Display {
         Vec::new()
     }
 
+    /// What the object of this version says.
+    fn record(&self, version: &Version) -> Record {
+        Record::from_lease_spec(version.object.get("spec"))
+    }
+
+    /// Of a lock in two objects: which they are, and what each of them said at this version.
+    fn halves(&self, _version: &Version) -> Vec<(String, Option<Record>)> {
+        Vec::new()
+    }
+
     /// Carries out a request of the elector.
     fn request(&self, request: Request) -> Answer<'_> {
         match request {
@@ -139,30 +153,28 @@ pub struct Options {
 /// # Errors
 /// One line about what is missing or wrong: the cluster's configuration, the namespace, the lock folder.
 pub async fn open(options: &Options) -> Result<(Box<dyn Lock>, String)> {
-    let name = options.name.clone();
-    let [kind, second @ ..] = options.kind.objects() else {
-        let namespace = options.namespace.clone().unwrap_or_else(|| "default".into());
-        let lock = FileLock::new(options.folder.as_deref(), namespace.clone(), name)?;
-        if let Some(remote) = lock.remote() {
-            warn!("the lock folder is on {remote}: kernel locks may not reach every contender there");
-        }
-        return Ok((Box::new(lock), namespace));
-    };
-    // Credentials may come from a program that hangs: in a thread of its own it holds up nobody.
-    let source = options.source.clone();
-    let build = move || Handle::current().block_on(Client::new(&source));
-    let (client, found) = jobs::start(build).await??;
-    let namespace = options.namespace.clone().or(found);
-    let namespace = namespace.context("no namespace: the kubeconfig's context names none; give --namespace")?;
-    valid_name(&namespace, 63, false).map_err(|why| anyhow!("namespace {namespace:?} {why}"))?;
-    let client = Arc::new(client);
-    let object = |kind| Box::new(ObjectLock::new(kind, client.clone(), namespace.clone(), name.clone()));
-    let first = object(kind);
-    let lock: Box<dyn Lock> = match second {
-        [lease, ..] => Box::new(MultiLock::new(first, object(lease))),
-        [] => first,
-    };
-    Ok((lock, namespace))
+    if let Some(cluster) = Cluster::of(options).await? {
+        return Ok((cluster.lock(options), cluster.namespace));
+    }
+    let namespace = file_namespace(options);
+    let lock = FileLock::new(options.folder.as_deref(), namespace.clone(), options.name.clone())?;
+    if let Some(remote) = lock.remote() {
+        warn!("the lock folder is on {remote}: kernel locks may not reach every contender there");
+    }
+    Ok((Box::new(lock), namespace))
+}
+
+/// The lock file that these options name, to be looked at: neither it nor its folder is made.
+///
+/// # Errors
+/// When the folder cannot be trusted, or cannot be used.
+pub fn find_file(options: &Options) -> Result<FileLock> {
+    FileLock::find(options.folder.as_deref(), file_namespace(options), options.name.clone())
+}
+
+/// The namespace of a lock in a file: it has one only so that it can be called as another one.
+pub fn file_namespace(options: &Options) -> String {
+    options.namespace.clone().unwrap_or_else(|| "default".into())
 }
 
 /// Checks a name as the API server does (DNS-1123): of a label, or of a subdomain, which may have dots.

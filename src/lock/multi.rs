@@ -141,6 +141,18 @@ impl Lock for MultiLock {
         self.first.announce(message).into_iter().chain(self.lease.announce(message)).collect()
     }
 
+    fn record(&self, version: &Version) -> Record {
+        let seen = |lock: &dyn Lock, version| Observation { record: lock.record(&version), version };
+        let Some((first, lease)) = halves(version) else { return Record::default() };
+        join(seen(&*self.first, first), lease.map(|lease| seen(&*self.lease, lease))).record
+    }
+
+    fn halves(&self, version: &Version) -> Vec<(String, Option<Record>)> {
+        let (first, lease) = halves(version).unzip();
+        let both = [(&self.first, first), (&self.lease, lease.flatten())];
+        both.map(|(lock, version)| (lock.to_string(), version.map(|version| lock.record(&version)))).into()
+    }
+
     /// A change of one half says little: both are read then.
     fn watch(&self, from: Option<Version>) -> Changes<'_> {
         let (first, lease) = from.as_ref().and_then(halves).unzip();

@@ -3,7 +3,7 @@
 //! The object is kept as the JSON that was read: a typed one would drop the fields that it does not know.
 
 use super::client::{Client, MAX_BODY, excerpt, failure};
-use super::{Announcement, Answer, Changes, Lock};
+use super::{Access, Announcement, Answer, Changes, Lock};
 use crate::clock::Now;
 use crate::mutant::Mutant;
 use crate::record::{Precision, Record};
@@ -59,6 +59,15 @@ impl ObjectLock {
     /// A lock in this object.
     pub fn new(kind: &'static Kind, client: Arc<Client>, namespace: String, name: String) -> ObjectLock {
         ObjectLock { kind, client, namespace, name, uid: RefCell::default() }
+    }
+
+    /// What a contender needs to do with it. Nobody can be limited to creating one name.
+    pub fn accesses(&self) -> [Access; 4] {
+        let group = self.kind.api_version.split_once('/').map_or("", |(group, _)| group);
+        ["get", "create", "update", "watch"].map(|verb| {
+            let name = (verb != "create").then(|| self.name.clone());
+            Access { group, resource: self.kind.plural, name, verb }
+        })
     }
 
     fn collection(&self) -> String {
@@ -213,6 +222,10 @@ impl Lock for ObjectLock {
         })]
     }
 
+    fn record(&self, version: &Version) -> Record {
+        (self.kind.read)(&version.object)
+    }
+
     fn watch(&self, from: Option<Version>) -> Changes<'_> {
         let opening = async move {
             match self.open_watch(from).await {
@@ -224,12 +237,12 @@ impl Lock for ObjectLock {
     }
 }
 
-fn get(url: String) -> Request<Vec<u8>> {
+pub fn get(url: String) -> Request<Vec<u8>> {
     // Every part of the URL has been checked to be plain: names, numbers, constants.
     Request::get(url).body(Vec::new()).expect("a plain URL")
 }
 
-fn with_body(request: http::request::Builder, object: &Value) -> Request<Vec<u8>> {
+pub fn with_body(request: http::request::Builder, object: &Value) -> Request<Vec<u8>> {
     let body = serde_json::to_vec(object).expect("JSON that was read or made here");
     request.header(http::header::CONTENT_TYPE, "application/json").body(body).expect("a plain URL")
 }
