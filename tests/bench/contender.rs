@@ -49,11 +49,9 @@ impl Timing {
     }
 }
 
-/// The release binary, beside which the benchmark is built.
+/// The program as it is released.
 pub fn leader_run() -> PathBuf {
-    let profile = PathBuf::from(env!("CARGO_BIN_EXE_leader-run"));
-    let target = profile.ancestors().nth(2).expect("a target folder");
-    target.join("release/leader-run")
+    std::env::var_os("RELEASE").expect("start this by tests/bench/run").into()
 }
 
 pub fn client_go(program: &str) -> PathBuf {
