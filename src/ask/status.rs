@@ -43,6 +43,7 @@ pub fn answer(status: Status) -> Result<i32, Refusal> {
                 ("namespace".to_owned(), namespace.into()),
                 ("name".to_owned(), place.name.as_str().into()),
             ]),
+            polls: false,
             last: None,
             looked: false,
             said: None,
@@ -62,6 +63,8 @@ struct Asking<'a> {
     watch: bool,
     /// Which lock it is.
     head: Map<String, Value>,
+    /// It may not be watched.
+    polls: bool,
     /// The version seen last, when it was first seen, and whether that was a change.
     last: Option<(Version, Instant, bool)>,
     /// Whether it is known what was there before.
@@ -89,8 +92,8 @@ impl Asking<'_> {
         let code = self.say(found)?;
         match version {
             _ if !self.watch => {}
-            Some(version) => self.follow(version).await?,
-            None => sleep(self.timing.retry_period).await,
+            Some(version) if !self.polls => self.follow(version).await?,
+            _ => sleep(self.timing.retry_period).await,
         }
         Ok(code)
     }
@@ -120,13 +123,13 @@ impl Asking<'_> {
                 Ok(Some(Change::Seen(seen))) => Some(seen),
                 Ok(Some(Change::Deleted(_))) => None,
                 Ok(Some(Change::Alive)) => continue,
-                // Where it may not be watched it is polled.
-                Ok(Some(Change::Ended(_)) | None) => {
+                Ok(Some(Change::Ended(why))) => {
+                    self.polls |= matches!(why, Some(Failure::Refused(..)));
                     sleep(self.timing.retry_period).await;
                     return Ok(());
                 }
                 // The connection may be dead, or the lease over.
-                Err(_) => return Ok(()),
+                Ok(None) | Err(_) => return Ok(()),
             };
             self.say(Ok(found))?;
         }

@@ -3,6 +3,7 @@
 
 mod annotations;
 mod apiserver;
+mod ask;
 #[path = "../support/conformance.rs"]
 mod conformance;
 mod election;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
 
     let tests = [
         annotations::TESTS,
+        ask::TESTS,
         multilock::TESTS,
         election::TESTS,
         failures::TESTS,
