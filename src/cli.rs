@@ -345,6 +345,10 @@ pub struct Reports {
     #[arg(long, value_name = "CMD", env = "LEADER_RUN_ON_STOPPED_LEADING", help_heading = "Reports", hide_env = true)]
     pub on_stopped_leading: Option<String>,
 
+    /// Keep a file that says whether we lead, and until when; for `leader-run assert` in the child or a script
+    #[arg(long, value_name = "PATH", env = "LEADER_RUN_STATE_FILE", help_heading = "Reports", hide_env = true)]
+    pub state_file: Option<PathBuf>,
+
     /// Messages on standard error as text or json
     #[arg(long, value_name = "FORMAT", env = "LEADER_RUN_LOG_FORMAT", default_value = "text", value_parser = log_format)]
     #[arg(help_heading = "Reports", hide_env = true)]

@@ -8,6 +8,7 @@ use crate::lock::client::Source;
 use crate::lock::{self, valid_name};
 use crate::record::Record;
 use crate::report::duration;
+use crate::state::StateFile;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -174,6 +175,8 @@ pub struct Config {
     pub release: Option<(Record, Duration)>,
     /// Leave events at the lock.
     pub events: bool,
+    /// Says whether we lead, and until when.
+    pub state_file: Option<StateFile>,
     /// Run for each leader seen.
     pub on_new_leader: Option<Callback>,
     /// Run after each term of ours.
@@ -205,6 +208,7 @@ impl Config {
         let callback = |option, command: Option<String>| command.map(|text| Callback::new(option, &text)).transpose();
         let on_new_leader = callback("--on-new-leader", reports.on_new_leader)?;
         let on_stopped_leading = callback("--on-stopped-leading", reports.on_stopped_leading)?;
+        let state_file = reports.state_file.map(|path| StateFile::new(&path, random()?)).transpose()?;
         let release = child.crash_release.map(|text| {
             let (millis, record) =
                 text.split_once(':').and_then(|(left, record)| Some((left.parse().ok()?, record)))?;
@@ -231,6 +235,7 @@ impl Config {
             crash_release: !child.no_crash_release,
             release,
             events: reports.events && !reports.no_events,
+            state_file,
             on_new_leader,
             on_stopped_leading,
             program,

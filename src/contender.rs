@@ -91,6 +91,8 @@ pub enum Said {
     Notice(Notice),
     /// An election ended that holds nothing any more.
     Over(Outcome),
+    /// No process of the term is left: the lock is about to be given back.
+    GivingBack,
     /// A term of ours is over: no process of it is left, and the lock is given back, where it is.
     Ended(End),
     /// News of the tree.
@@ -227,6 +229,9 @@ impl Contender {
     }
 
     fn elect(&mut self, now: Now, event: elector::Event) {
+        if matches!(event, elector::Event::Finish) && self.is_leading() {
+            self.say(Said::GivingBack);
+        }
         for action in self.elector.step(now, event) {
             match action {
                 elector::Action::Request(id, request, limit) => self.out.push(Action::Request(id, request, limit)),

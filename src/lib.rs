@@ -19,6 +19,7 @@ pub mod record;
 pub mod release;
 pub mod report;
 pub mod run;
+pub mod state;
 pub mod store;
 pub mod sys;
 pub mod text;

@@ -53,6 +53,9 @@ fn start() -> Result<i32, Refusal> {
     if config.pid_namespace {
         namespace::try_out()?;
     }
+    if let Some(file) = &config.state_file {
+        file.try_out()?;
+    }
     let signals = signal::block(config.step_down_signal)?;
     let plan = spawn::Plan {
         program: config.program.clone(),
@@ -62,6 +65,7 @@ fn start() -> Result<i32, Refusal> {
         terminal: terminal::is_all_ours(),
         scheduling: sys::Scheduling::current(),
         pid_namespace: config.pid_namespace,
+        state_file: config.state_file.clone(),
         again: spawn::Again { args: std::env::args_os().collect() },
     };
     let (stop_signal, wait_all, crash_release) = (config.stop_signal, config.wait_all, config.crash_release);

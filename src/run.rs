@@ -10,6 +10,7 @@ use crate::contender::{Action, Contender, Event, Settings};
 use crate::exit::{self, Refusal};
 use crate::lock::{self, Answer, Changes, Lock};
 use crate::report::{Reports, duration};
+use crate::state;
 use crate::store::{Change, Failure, Reply, Request};
 use futures_util::StreamExt;
 use nix::libc::{SIGINT, SIGTERM};
@@ -45,7 +46,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
     let settings = settings(config, &namespace)?;
     let mut run = Run {
         lock: &*lock,
-        reports: Reports::new(config, &*lock, &settings.env, mask),
+        reports: Reports::new(config, &*lock, &namespace, &settings.env, mask)?,
         guard,
         signals,
         alarm: Alarm::new()?,
@@ -92,12 +93,13 @@ async fn waited(config: &Config) -> Duration {
 
 fn settings(config: &Config, namespace: &str) -> Result<Settings, Refusal> {
     let timing = &config.timing;
-    let env = vec![
+    let mut env = vec![
         format!("LEADER_ELECTION_IDENTITY={}", config.identity),
         format!("LEADER_ELECTION_LOCK={}", config.lock.kind.name()),
         format!("LEADER_ELECTION_NAMESPACE={namespace}"),
         format!("LEADER_ELECTION_NAME={}", config.lock.name),
     ];
+    env.extend(config.state_file.iter().map(|file| format!("{}={}", state::VARIABLE, file.path().display())));
     Ok(Settings {
         election: config.election()?,
         loss_grace: timing.loss_grace,

@@ -215,13 +215,24 @@ impl Shell {
             Output::StopAll(signal) => self.walker.signal_all(&[signal, SIGCONT]),
             Output::Send(message) => self.send(message),
             Output::Release(record, within) => {
+                self.remove_state_file();
                 // No deadline is left, and what goes before all others must not wait for them: the kernel may let it
                 // spin until whoever looks at the ended process in /proc gets a turn.
                 self.plan.scheduling.apply();
                 let _ = self.plan.again.release(&self.plan, &record, within);
                 sys::exit_now(0)
             }
-            Output::Exit => sys::exit_now(0),
+            Output::Exit => {
+                self.remove_state_file();
+                sys::exit_now(0)
+            }
+        }
+    }
+
+    /// leader-run is gone, and what it has said last may still promise something.
+    fn remove_state_file(&self) {
+        if let Some(file) = &self.plan.state_file {
+            let _ = file.remove();
         }
     }
 
@@ -304,6 +315,7 @@ mod tests {
             scheduling: sys::Scheduling::current(),
             terminal: false,
             pid_namespace: false,
+            state_file: None,
             again: Again { args: Vec::new() },
         };
         prctl::set_child_subreaper(true).unwrap();

@@ -2,6 +2,7 @@
 
 use super::namespace::{self, Namespace};
 use super::terminal;
+use crate::state::{self, StateFile};
 use crate::sys::{self, Scheduling};
 use nix::libc::{self, SIGKILL};
 use nix::sys::prctl;
@@ -15,8 +16,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// Prefix of the variables that are leader-run's own options.
-const OPTIONS: &[u8] = b"LEADER_RUN_";
+/// Whether what leader-run starts must not inherit this variable: one of its own options, or where to find the state
+/// file of a leader-run above it, which has another lock.
+pub fn is_left_out(variable: &OsStr) -> bool {
+    variable.as_bytes().starts_with(b"LEADER_RUN_") || variable == state::VARIABLE
+}
 
 /// Why a command cannot be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,8 @@ pub struct Plan {
     pub terminal: bool,
     /// Whether it is started in a PID namespace of its own.
     pub pid_namespace: bool,
+    /// Removed when leader-run has died.
+    pub state_file: Option<StateFile>,
     /// What gives back the lock when leader-run has died.
     pub again: Again,
 }
@@ -155,7 +161,7 @@ impl Again {
 fn environment(additions: &[String]) -> Result<Vec<CString>, i32> {
     let added =
         |name: &OsStr| additions.iter().any(|addition| addition.split_once('=').is_some_and(|(n, _)| n == name));
-    let inherited = std::env::vars_os().filter(|(name, _)| !name.as_bytes().starts_with(OPTIONS) && !added(name));
+    let inherited = std::env::vars_os().filter(|(name, _)| !is_left_out(name) && !added(name));
     let inherited = inherited.map(|(mut variable, value)| {
         variable.push("=");
         variable.push(value);

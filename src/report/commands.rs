@@ -1,6 +1,7 @@
 //! The user's own commands that are run when something happens in the election: `--on-new-leader` and
 //! `--on-stopped-leading`. They run beside everything else, and nothing waits for them but our own end.
 
+use crate::child::spawn::is_left_out;
 use crate::config::Callback;
 use crate::jobs;
 use crate::sys;
@@ -83,7 +84,7 @@ fn run(callback: &Callback, env: &[String], mask: SigSet) -> io::Result<Option<E
     command.arg0(&callback.words[0]).args(&callback.words[1..]);
     // What the child prints may be data; what these print is for people.
     command.stdin(Stdio::null()).stdout(io::stderr().as_fd().try_clone_to_owned()?);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LEADER_RUN_")) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_left_out(name)) {
         command.env_remove(name);
     }
     command.envs(env.iter().filter_map(|variable| variable.split_once('=')));

@@ -2,17 +2,20 @@
 
 mod commands;
 pub mod log;
+mod state;
 mod words;
 
 use crate::config::Config;
 use crate::contender::{End, Said};
 use crate::elector::{Loss, Notice};
 use crate::lock::Lock;
+use crate::state::{Role, State};
 use crate::store::Failure;
 use commands::Runner;
 use futures_util::future::join_all;
 use humantime::{FormattedDuration, format_duration};
 use nix::sys::signal::SigSet;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -39,26 +42,54 @@ pub struct Reports<'a> {
     events_refused: Arc<AtomicBool>,
     on_new_leader: Option<Runner>,
     on_stopped_leading: Option<Runner>,
+    state: Option<state::Keeper>,
 }
 
 impl<'a> Reports<'a> {
-    /// Reports of an election for this lock. The user's commands find `env` in their environment, and this signal
-    /// mask.
-    pub fn new(config: &'a Config, lock: &'a dyn Lock, env: &[String], mask: SigSet) -> Reports<'a> {
+    /// Reports of an election for this lock, which lives in this namespace. The user's commands find `env` in their
+    /// environment, and this signal mask.
+    ///
+    /// # Errors
+    /// When the system does not give what they need.
+    pub fn new(
+        config: &'a Config,
+        lock: &'a dyn Lock,
+        namespace: &str,
+        env: &[String],
+        mask: SigSet,
+    ) -> io::Result<Reports<'a>> {
         let runner = |callback: &Option<_>| callback.as_ref().map(|callback| Runner::new(callback, env, mask));
-        Reports {
+        let state = config.state_file.clone().map(|file| {
+            let state = State {
+                role: Role::Standby,
+                identity: config.identity.clone(),
+                lock: config.lock.kind.name().into(),
+                namespace: namespace.into(),
+                name: config.lock.name.clone(),
+                holder: None,
+                term: None,
+                boot_id: file.boot_id().into(),
+            };
+            state::Keeper::new(file, state)
+        });
+        Ok(Reports {
             config,
             lock,
+            state: state.transpose()?,
             events: JoinSet::new(),
             cut_off: false,
             events_refused: Arc::default(),
             on_new_leader: runner(&config.on_new_leader),
             on_stopped_leading: runner(&config.on_stopped_leading),
-        }
+        })
     }
 
     /// Tells everybody.
     pub fn say(&mut self, said: &Said) {
+        // First: nobody who has heard of it may find the file to say something else.
+        if let Some(state) = &mut self.state {
+            state.say(said);
+        }
         words::say(self.lock, self.config, said);
         match said {
             Said::Leading(_) => {
@@ -105,6 +136,9 @@ impl<'a> Reports<'a> {
 
     /// Waits, for a bounded time, until the last of it has been told.
     pub async fn finish(mut self) {
+        if let Some(state) = self.state {
+            state.finish();
+        }
         let _ = timeout(LAST_EVENTS, async { while self.events.join_next().await.is_some() {} }).await;
         let commands = [self.on_stopped_leading, self.on_new_leader];
         join_all(commands.into_iter().flatten().map(Runner::finish)).await;

@@ -21,7 +21,7 @@ pub fn say(lock: &dyn Lock, config: &Config, said: &Said) {
         Said::Lost(why) => error!("lost {lock}: {}", loss(why, config)),
         Said::Notice(about) => notice(lock, about),
         Said::Over(outcome) => over(lock, config, outcome),
-        Said::HeldUntil(_) | Said::Ended(_) => {}
+        Said::HeldUntil(_) | Said::GivingBack | Said::Ended(_) => {}
         Said::Tree(news) => tree(config, news),
         Said::Stopping(number) => info!("got SIG{}: stopping", signal::name(*number)),
         Said::SteppingDown(number) => info!("got SIG{}: stepping down", signal::name(*number)),
