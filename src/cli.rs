@@ -73,6 +73,8 @@ pub enum Question {
     Status(Status),
     /// Whether a run with these options could do its work, and what it needs
     Check(Check),
+    /// Whether the lock is held now, from the state file alone
+    Assert(Assert),
 }
 
 /// Who holds the lock.
@@ -103,6 +105,23 @@ pub struct Check {
     /// How a command is run
     #[command(flatten)]
     pub options: Options,
+
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    pub help: Option<bool>,
+}
+
+/// Whether the lock is held now.
+#[derive(Args, Debug)]
+#[command(override_usage = "leader-run assert [OPTIONS]", after_help = ABOUT_ASSERT)]
+pub struct Assert {
+    /// Only if it is held for so much longer, even if it is not renewed
+    #[arg(long, value_name = "DUR", default_value = "0s", value_parser = duration, allow_hyphen_values = true)]
+    pub min_remaining: Duration,
+
+    /// The state file [default: LEADER_ELECTION_STATE_FILE, which a child finds in its environment]
+    #[arg(long, value_name = "PATH", env = "LEADER_RUN_STATE_FILE", hide_env = true)]
+    pub state_file: Option<PathBuf>,
 
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
@@ -400,6 +419,15 @@ impl Cli {
         Self::command().after_help(more).render_help().to_string()
     }
 }
+
+const ABOUT_ASSERT: &str = "\
+Exit codes:
+  0    the lock is held, and stays so for --min-remaining even if it is not renewed
+  1    it is not, or its deadline has passed; one line says why
+  125  wrong options, or no state file, as when leader-run has ended
+
+For the child of leader-run, or a script, to ask before each step that must not be repeated.
+";
 
 const ABOUT_STATUS: &str = "\
 Exit codes:

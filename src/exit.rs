@@ -22,6 +22,8 @@ pub const FREE: i32 = 1;
 pub const UNKNOWN: i32 = 2;
 /// The answer of `check`: something is missing.
 pub const MISSING: i32 = 1;
+/// The answer of `assert`: the lock is not held, or not for long enough.
+pub const NOT_HELD: i32 = 1;
 
 /// Ended by a signal: the child, or we before we led.
 pub const fn by_signal(signal: i32) -> i32 {

@@ -4,6 +4,8 @@
 
 use crate::clock::Instant;
 use crate::exit::Refusal;
+use crate::report::duration;
+use crate::text::shown;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc::c_int;
@@ -70,14 +72,20 @@ pub struct Term {
 }
 
 impl State {
+    /// The lock, as people are told of it.
+    pub fn shown(&self) -> String {
+        let lock = if self.lock == "file" { "file lock" } else { &self.lock };
+        format!("{} {}/{}", shown(lock), shown(&self.namespace), shown(&self.name))
+    }
+
     /// How much longer the lock is held for sure.
     ///
     /// # Errors
     /// Why it is not held.
     pub fn left(&self, boot_id: &str, now: Instant) -> Result<Duration, String> {
-        let lock = format!("{} lock {}/{}", self.lock, self.namespace, self.name);
+        let lock = self.shown();
         let holder = self.holder.iter().filter(|holder| **holder != self.identity);
-        let held: String = holder.map(|holder| format!(", which {} holds", crate::text::shown(holder))).collect();
+        let held: String = holder.map(|holder| format!(", which {} holds", shown(holder))).collect();
         let term = match (self.role, &self.term) {
             _ if self.boot_id != boot_id => return Err(format!("the state of {lock} is from before the last boot")),
             (Role::Leader, Some(term)) => term,
@@ -88,7 +96,7 @@ impl State {
         match left.is_zero() {
             true => Err(format!(
                 "no longer leading {lock}: its deadline passed {} ago",
-                crate::report::duration(now.leader_since(term.deadline))
+                duration(now.leader_since(term.deadline))
             )),
             false => Ok(left),
         }
@@ -195,7 +203,9 @@ impl StateFile {
         let written = self.write_temporary("");
         let _ = unlink(&*self.temporary);
         written.map_err(|error| {
-            Refusal::new(format!("--state-file {path} cannot be written: {error}; its folder must be there and writable"))
+            Refusal::new(format!(
+                "--state-file {path} cannot be written: {error}; its folder must be there and writable"
+            ))
         })
     }
 

@@ -1,5 +1,6 @@
 //! Questions about a lock, answered without contending for it. Nothing of a run is set up for them.
 
+mod assert;
 mod check;
 mod status;
 
@@ -15,6 +16,7 @@ pub fn answer(question: Question) -> Result<i32, Refusal> {
     match question {
         Question::Status(status) => status::answer(status),
         Question::Check(check) => check::answer(check),
+        Question::Assert(assert) => assert::answer(assert),
     }
 }
 
