@@ -8,6 +8,7 @@ use crate::lock::client::Source;
 use crate::lock::{self, valid_name};
 use crate::record::Record;
 use crate::report::duration;
+use crate::report::log::Format;
 use crate::state::StateFile;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
@@ -175,6 +176,8 @@ pub struct Config {
     pub release: Option<(Record, Duration)>,
     /// Leave events at the lock.
     pub events: bool,
+    /// Messages are JSON.
+    pub json: bool,
     /// Says whether we lead, and until when.
     pub state_file: Option<StateFile>,
     /// Run for each leader seen.
@@ -235,6 +238,7 @@ impl Config {
             crash_release: !child.no_crash_release,
             release,
             events: reports.events && !reports.no_events,
+            json: reports.log_format == Format::Json,
             state_file,
             on_new_leader,
             on_stopped_leading,

@@ -32,9 +32,17 @@ pub const fn by_signal(signal: i32) -> i32 {
 
 /// The exit code for a child with this wait status.
 pub const fn of_child(status: i32) -> i32 {
+    match signal_of(status) {
+        None => (status >> 8) & 0xff,
+        Some(signal) => by_signal(signal),
+    }
+}
+
+/// The signal that a child with this wait status died of, if it did.
+pub const fn signal_of(status: i32) -> Option<i32> {
     match status & 0x7f {
-        0 => (status >> 8) & 0xff,
-        signal => by_signal(signal),
+        0 => None,
+        signal => Some(signal),
     }
 }
 

@@ -4,7 +4,7 @@ use leader_run::child::{self, Guard, guard, init, namespace, signal, spawn, term
 use leader_run::cli::Cli;
 use leader_run::config::{Config, Timing};
 use leader_run::exit::{self, Refusal};
-use leader_run::report::log;
+use leader_run::report::{log, write_termination_log};
 use leader_run::{ask, release, run, sys};
 use std::io::Write;
 use tracing::{Level, error};
@@ -13,6 +13,10 @@ fn main() {
     std::panic::set_hook(Box::new(die));
     let code = init::step_aside().map_err(Refusal::from).and_then(|()| start()).unwrap_or_else(|refusal| {
         say(&refusal);
+        // A question, which begins with its name, is not what the container was started for.
+        if std::env::args_os().nth(1).is_none_or(|first| first.as_encoded_bytes().starts_with(b"-")) {
+            write_termination_log(&format!("{refusal}; exit code {}", refusal.code));
+        }
         refusal.code
     });
     log::finish();

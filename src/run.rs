@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::contender::{Action, Contender, Event, Settings};
 use crate::exit::{self, Refusal};
 use crate::lock::{self, Answer, Changes, Lock};
-use crate::report::{Reports, duration};
+use crate::report::{Reports, duration, write_termination_log};
 use crate::state;
 use crate::store::{Change, Failure, Reply, Request};
 use futures_util::StreamExt;
@@ -60,11 +60,13 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
     loop {
         for action in contender.step(Now::read(), event) {
             if let Some(code) = run.act(action) {
-                run.reports.finish().await;
+                let closing = run.reports.finish(code).await;
                 match run.guard_lives {
                     true => run.guard.dismiss(),
                     false => child::sweep(),
                 }
+                // A disk that hangs holds up nothing any more.
+                write_termination_log(&closing);
                 return Ok(code);
             }
         }

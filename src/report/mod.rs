@@ -1,5 +1,6 @@
 //! What the outside sees.
 
+mod closing;
 mod commands;
 pub mod log;
 mod state;
@@ -11,6 +12,8 @@ use crate::elector::{Loss, Notice};
 use crate::lock::Lock;
 use crate::state::{Role, State};
 use crate::store::Failure;
+use closing::Closing;
+pub use closing::write_termination_log;
 use commands::Runner;
 use futures_util::future::join_all;
 use humantime::{FormattedDuration, format_duration};
@@ -43,6 +46,7 @@ pub struct Reports<'a> {
     on_new_leader: Option<Runner>,
     on_stopped_leading: Option<Runner>,
     state: Option<state::Keeper>,
+    closing: Closing,
 }
 
 impl<'a> Reports<'a> {
@@ -76,6 +80,7 @@ impl<'a> Reports<'a> {
             config,
             lock,
             state: state.transpose()?,
+            closing: Closing::new(),
             events: JoinSet::new(),
             cut_off: false,
             events_refused: Arc::default(),
@@ -90,6 +95,7 @@ impl<'a> Reports<'a> {
         if let Some(state) = &mut self.state {
             state.say(said);
         }
+        self.closing.note(self.lock, self.config, said);
         words::say(self.lock, self.config, said);
         match said {
             Said::Leading(_) => {
@@ -134,14 +140,15 @@ impl<'a> Reports<'a> {
         }
     }
 
-    /// Waits, for a bounded time, until the last of it has been told.
-    pub async fn finish(mut self) {
+    /// Waits, for a bounded time, until the last of it has been told, and says why we end with this code. Returns that.
+    pub async fn finish(mut self, code: i32) -> String {
         if let Some(state) = self.state {
             state.finish();
         }
         let _ = timeout(LAST_EVENTS, async { while self.events.join_next().await.is_some() {} }).await;
         let commands = [self.on_stopped_leading, self.on_new_leader];
         join_all(commands.into_iter().flatten().map(Runner::finish)).await;
+        self.closing.say(self.lock, self.config, code)
     }
 }
 

@@ -32,11 +32,10 @@ pub fn say(lock: &dyn Lock, config: &Config, said: &Said) {
 
 fn over(lock: &dyn Lock, config: &Config, outcome: &Outcome) {
     match outcome {
-        Outcome::Stopped => {}
         Outcome::Released => debug!("gave {lock} back"),
         Outcome::NotReleased(failure) => warn!("{}", not_released(lock, config, failure.as_ref())),
-        Outcome::GaveUp(known) => error!("{}", gave_up(lock, config, known)),
-        Outcome::Failed(failure) => error!("{failure}"),
+        // The closing line says it.
+        Outcome::Stopped | Outcome::GaveUp(_) | Outcome::Failed(_) => {}
     }
 }
 
@@ -44,15 +43,7 @@ fn tree(config: &Config, news: &FromGuard) {
     let program = config.program.display();
     match *news {
         FromGuard::Started(_, pid) => debug!("started {program} as process {pid}"),
-        FromGuard::Failed(_, errno) => {
-            let error = Errno::from_raw(errno);
-            let why = error.desc().to_lowercase();
-            if exit::is_shortage(error) {
-                error!("cannot start {program}: the system is short of resources: {why}");
-            } else {
-                error!("{program}: cannot be executed: {why}");
-            }
-        }
+        FromGuard::Failed(_, errno) => error!("{}", failed_start(config, errno)),
         FromGuard::Exited(_, status) => debug!("the child has ended with {}", exit::of_child(status)),
         FromGuard::Continued(_, number) => {
             let name = signal::name(number);
@@ -73,8 +64,18 @@ fn tree(config: &Config, news: &FromGuard) {
     }
 }
 
+/// Why the child could not be started.
+pub fn failed_start(config: &Config, errno: i32) -> String {
+    let (program, error) = (config.program.display(), Errno::from_raw(errno));
+    let why = error.desc().to_lowercase();
+    match exit::is_shortage(error) {
+        true => format!("cannot start {program}: the system is short of resources: {why}"),
+        false => format!("{program}: cannot be executed: {why}"),
+    }
+}
+
 /// Why the lock was lost.
-fn loss(loss: &Loss, config: &Config) -> String {
+pub fn loss(loss: &Loss, config: &Config) -> String {
     match loss {
         Loss::Deadline(failure) => {
             let last = after(", last error: ", failure.as_ref());
@@ -122,7 +123,7 @@ fn notice(lock: &dyn Lock, notice: &Notice) {
 }
 
 /// What is known when `--wait` is over.
-fn gave_up(lock: &dyn Lock, config: &Config, gave_up: &GaveUp) -> String {
+pub fn gave_up(lock: &dyn Lock, config: &Config, gave_up: &GaveUp) -> String {
     let wait = duration(config.timing.wait.unwrap_or_default());
     let lease = duration(gave_up.lease_duration);
     let last = after("; last error: ", gave_up.failure.as_ref());
