@@ -193,7 +193,8 @@ fn a_promise_is_taken_back_before_the_lock_is_given_back() {
 #[test]
 fn the_next_one_finds_no_promise_of_the_one_before() {
     let scene = Scene::new();
-    let ask = format!("$LEADER assert --state-file {}; echo first $?; {POLITE}", scene.path("leader").display());
+    let path = scene.path("leader");
+    let ask = format!("trap 'exit 0' TERM; $LEADER assert --state-file {}; echo first $?; {POLITE}", path.display());
     for _ in 0..20 {
         let mut leader = scene.leader(&[], POLITE);
         let mut next = scene.contender("next", &[], &ask);

@@ -182,3 +182,43 @@ fn write(file: &StateFile, state: &State) -> Result<(), String> {
     }
     written.map_err(|error| format!("cannot write it: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn a_disk_that_hangs_is_waited_for_once_and_then_hears_the_latest() {
+        let desk = Desk::default();
+        let state = |holder: &str| State {
+            role: Role::Lost,
+            identity: "a".into(),
+            lock: "lease".into(),
+            namespace: "ops".into(),
+            name: "demo".into(),
+            holder: Some(holder.into()),
+            term: None,
+            boot_id: String::new(),
+        };
+        desk.put(Some(state("first")));
+        assert_eq!(desk.take(), Some(state("first")));
+        // It is being written, and that does not end.
+        let begun = Instant::now();
+        desk.wait();
+        assert!(begun.elapsed() >= LIMIT);
+        desk.put(Some(state("second")));
+        desk.put(Some(state("third")));
+        let begun = Instant::now();
+        desk.wait();
+        assert!(begun.elapsed() < LIMIT);
+        desk.done();
+        assert_eq!(desk.take(), Some(state("third")));
+        desk.put(None);
+        desk.done();
+        assert_eq!(desk.take(), None);
+        desk.done();
+        desk.wait();
+        assert!(!desk.tray().hangs);
+    }
+}
