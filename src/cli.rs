@@ -463,8 +463,8 @@ const ABOUT_ENVIRONMENT: &str = "\
 Environment:
   Every option can be given as LEADER_RUN_<OPTION>, such as LEADER_RUN_LEASE_DURATION=30s or
   LEADER_RUN_RESUME=true; an option beats the environment. The child finds LEADER_ELECTION_IDENTITY,
-  _LOCK, _NAMESPACE, _NAME, _TRANSITIONS and LEADER_ELECTION_FENCING_TOKEN, a number that grows with
-  every change of leader, in its environment.
+  _LOCK, _NAMESPACE, _NAME, _TRANSITIONS, with --state-file _STATE_FILE, and
+  LEADER_ELECTION_FENCING_TOKEN, a number that grows with every change of leader, in its environment.
 ";
 
 const EXAMPLES: &str = "\
