@@ -212,4 +212,10 @@ fn a_check_of_the_lock_folder() {
     fs::write(&file, "").unwrap();
     let check = output(&["check", "--lock", "file", "--name", "demo", "--lock-dir", file.to_str().unwrap()]);
     assert!(check.code == 1 && check.stderr.contains("is not a folder"), "{check:?}");
+    let below = file.join("below");
+    let at = ["--lock", "file", "--name", "demo", "--lock-dir", below.to_str().unwrap()];
+    for (question, code) in [("check", 1), ("status", 2)] {
+        let asked = output(&[&[question], &at[..]].concat());
+        assert!(asked.code == code && asked.stderr.contains("cannot use lock folder"), "{asked:?}");
+    }
 }

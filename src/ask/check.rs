@@ -3,6 +3,7 @@
 //! What people read goes to standard error. Standard output has the Role that is missing, and nothing else, so that
 //! it can be applied as it is.
 
+use super::note;
 use crate::cli::{Check, Options};
 use crate::config::{Timing, lock_options, program};
 use crate::exit::{self, Refusal};
@@ -62,16 +63,16 @@ struct List {
 
 impl List {
     fn ok(&self, what: String) {
-        eprintln!("ok       {what}");
+        note(&format!("ok       {what}"));
     }
 
     fn warn(&self, what: String) {
-        eprintln!("warning  {what}");
+        note(&format!("warning  {what}"));
     }
 
     fn missing(&mut self, what: String) {
         self.missing = true;
-        eprintln!("missing  {what}");
+        note(&format!("missing  {what}"));
     }
 
     fn code(&self) -> i32 {

@@ -7,6 +7,7 @@ mod status;
 use crate::cli::Question;
 use crate::exit::Refusal;
 use crate::{child, jobs};
+use std::io::Write;
 
 /// Answers it, and returns the exit code.
 ///
@@ -18,6 +19,11 @@ pub fn answer(question: Question) -> Result<i32, Refusal> {
         Question::Check(check) => check::answer(check),
         Question::Assert(assert) => assert::answer(assert),
     }
+}
+
+/// A line for people, whether or not anybody reads it.
+fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Does this in a runtime, and leaves nothing behind.

@@ -3,6 +3,7 @@
 //! The first look has only the record's own times to go by, which another machine's clock wrote: they are shown, and
 //! said to be. Later, with `--watch`, a lease is counted from when its last change was seen, as a standby does.
 
+use super::note;
 use crate::cli::{Output, Status};
 use crate::clock::{Instant, Now, Wall};
 use crate::config::{Timing, lock_options};
@@ -30,7 +31,7 @@ pub fn answer(status: Status) -> Result<i32, Refusal> {
         let cluster = Cluster::of(&place).await?;
         let (lock, namespace): (Box<dyn Lock>, _) = match &cluster {
             Some(cluster) => (cluster.lock(&place), cluster.namespace.clone()),
-            None => (Box::new(find_file(&place)?), file_namespace(&place)),
+            None => (Box::new(find_file(&place).map_err(unknown)?), file_namespace(&place)),
         };
         let asking = Asking {
             lock: &*lock,
@@ -161,7 +162,7 @@ impl Asking<'_> {
         self.said = Some(news);
         let unclear = told.unclear.as_ref().filter(|_| self.output != Output::Json);
         if let Some(why) = unclear {
-            eprintln!("leader-run: {why}");
+            note(&format!("leader-run: {why}"));
         }
         let mut out = stdout().lock();
         match self.output {
@@ -315,9 +316,14 @@ impl Told {
     }
 }
 
+/// A folder that cannot be looked into leaves open who holds what.
+fn unknown(error: anyhow::Error) -> Refusal {
+    Refusal { code: exit::UNKNOWN, ..Refusal::from(error) }
+}
+
 /// A record, by the names of a Lease's fields.
 fn fields(record: &Record) -> Map<String, Value> {
-    let time = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
+    let time = |text: &str| if text.is_empty() { Value::Null } else { shown(text).into() };
     let fields = json!({
         "holderIdentity": shown(&record.holder),
         "leaseDurationSeconds": record.lease_seconds,

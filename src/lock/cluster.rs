@@ -69,7 +69,7 @@ impl Cluster {
         }
     }
 
-    /// Who the API server takes us for; `None` where it cannot tell (before Kubernetes 1.28).
+    /// Who the API server takes us for; `None` where it does not tell (before Kubernetes 1.28, or where we may not ask).
     ///
     /// # Errors
     /// When it cannot be asked.
@@ -81,7 +81,7 @@ impl Cluster {
                 let user = answer.pointer("/status/userInfo/username").and_then(Value::as_str);
                 Ok(user.filter(|user| !user.is_empty()).map(str::to_owned))
             }
-            (404, _) => Ok(None),
+            (403 | 404, _) => Ok(None),
             (status, answer) => {
                 Err(failure(Verb::Create, "ask who we are", "create on selfsubjectreviews", status, &answer))
             }
