@@ -13,6 +13,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::libc::{SIGINT, SIGTERM};
 use std::ffi::OsString;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -354,6 +355,12 @@ pub struct Reports {
     #[arg(long, env = "LEADER_RUN_NO_EVENTS", help_heading = "Reports", hide_env = true)]
     pub no_events: bool,
 
+    /// Answer over HTTP at this address: /livez, /readyz, /leader and /metrics. PORT: on the loopback; :PORT: on all
+    /// addresses; IP:PORT, [IP]:PORT [default: off]
+    #[arg(long, value_name = "ADDR", env = "LEADER_RUN_HTTP", value_parser = http_address)]
+    #[arg(help_heading = "Reports", hide_env = true)]
+    pub http: Option<SocketAddr>,
+
     /// Run CMD for each leader seen, ours and others', with its identity in LEADER_ELECTION_LEADER (empty: none);
     /// split into words, no shell, 30s at most
     #[arg(long, value_name = "CMD", env = "LEADER_RUN_ON_NEW_LEADER", help_heading = "Reports", hide_env = true)]
@@ -540,6 +547,17 @@ fn output(text: &str) -> Result<Output, String> {
     }
 }
 
+fn http_address(text: &str) -> Result<SocketAddr, String> {
+    let port = |text: &str| text.parse::<u16>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+    let loopback = port(text).map(|port| (Ipv4Addr::LOCALHOST, port).into());
+    let all = || text.strip_prefix(':').and_then(port).map(|port| (Ipv6Addr::UNSPECIFIED, port).into());
+    loopback.or_else(all).or_else(|| text.parse().ok()).ok_or_else(|| {
+        "use a port (8080: on the loopback; :8080: on all addresses) or an address with one, such as 127.0.0.1:8080 or \
+         [::1]:8080"
+            .into()
+    })
+}
+
 fn on_lost(text: &str) -> Result<OnLost, String> {
     match text {
         "exit" => Ok(OnLost::Exit),
@@ -598,6 +616,22 @@ mod tests {
         for arg in command.get_subcommands().flat_map(|question| question.get_arguments().filter(visible)) {
             let shared = command.get_arguments().find(|own| own.get_id() == arg.get_id());
             assert_eq!(twin(arg), shared.and_then(twin), "{arg}");
+        }
+    }
+
+    #[test]
+    fn http_addresses() {
+        for (text, address) in [
+            ("8080", "127.0.0.1:8080"),
+            (":8080", "[::]:8080"),
+            ("127.0.0.1:8080", "127.0.0.1:8080"),
+            ("0.0.0.0:80", "0.0.0.0:80"),
+            ("[::1]:8080", "[::1]:8080"),
+        ] {
+            assert_eq!(http_address(text), Ok(address.parse().unwrap()), "{text}");
+        }
+        for odd in ["", ":", "+80", ":+80", "65536", "localhost:8080", "127.0.0.1", "::1:8080", "http://:80", "on"] {
+            assert!(http_address(odd).is_err(), "{odd}");
         }
     }
 

@@ -12,6 +12,7 @@ use crate::report::log::Format;
 use crate::state::StateFile;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -180,6 +181,8 @@ pub struct Config {
     pub json: bool,
     /// Says whether we lead, and until when.
     pub state_file: Option<StateFile>,
+    /// Where health, leader and metrics are told.
+    pub http: Option<SocketAddr>,
     /// Run for each leader seen.
     pub on_new_leader: Option<Callback>,
     /// Run after each term of ours.
@@ -240,6 +243,7 @@ impl Config {
             events: reports.events && !reports.no_events,
             json: reports.log_format == Format::Json,
             state_file,
+            http: reports.http,
             on_new_leader,
             on_stopped_leading,
             program,

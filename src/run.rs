@@ -9,7 +9,8 @@ use crate::config::Config;
 use crate::contender::{Action, Contender, Event, Settings};
 use crate::exit::{self, Refusal};
 use crate::lock::{self, Answer, Changes, Lock};
-use crate::report::{Reports, duration, write_termination_log};
+use crate::report::metrics::{Metrics, News};
+use crate::report::{Reports, duration, http, write_termination_log};
 use crate::state;
 use crate::store::{Change, Failure, Reply, Request};
 use futures_util::StreamExt;
@@ -26,6 +27,8 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
     let now = Now::read();
     let mask = signals.before;
     let signals = &Signals::open(signals)?;
+    let metrics = || Metrics::new(config.lock.name.clone(), config.identity.clone(), config.timing.lease_duration);
+    let feed = config.http.map(|address| http::start(address, metrics())).transpose()?;
     debug!("reading the configuration");
     let code = tokio::select! {
         opened = lock::open(&config.lock) => Err(opened?),
@@ -46,7 +49,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
     let settings = settings(config, &namespace)?;
     let mut run = Run {
         lock: &*lock,
-        reports: Reports::new(config, &*lock, &namespace, &settings.env, mask)?,
+        reports: Reports::new(config, &*lock, &namespace, &settings.env, mask, feed)?,
         guard,
         signals,
         alarm: Alarm::new()?,
@@ -55,6 +58,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
         guard_lives: true,
         killing: None,
     };
+    run.reports.feed(|| News::Opened(lock.to_string()));
     let mut contender = Contender::new(settings, now);
     let mut event = Event::Tick;
     loop {
@@ -149,6 +153,7 @@ impl Run<'_> {
 
     fn send(&mut self, id: u64, request: Request, limit: Duration) {
         debug!("request {id}: {} {}", request.verb(), self.lock);
+        self.reports.feed(|| News::Sent(request.verb()));
         let answer = self.lock.request(request);
         let limited = async move { timeout(limit, answer).await.unwrap_or(Err::<Reply, _>(Failure::Timeout)) };
         self.request = Some((id, Box::pin(limited)));
@@ -162,7 +167,9 @@ impl Run<'_> {
             return Ok(Event::Alone);
         }
         let now = Now::read();
-        self.alarm.set(now.at, contender.wake(now))?;
+        let wake = contender.wake(now);
+        self.reports.feed(|| News::Due(wake.map(|wake| now.at.plus(wake))));
+        self.alarm.set(now.at, wake)?;
         let request = async {
             match &mut self.request {
                 Some((id, answer)) => (*id, answer.await),
@@ -194,6 +201,7 @@ impl Run<'_> {
             signal = self.signals.next() => Ok(Event::Signal(signal)),
             (id, answer) = request => {
                 self.request = None;
+                self.reports.feed(|| News::Answered(answer.as_ref().map(drop).map_err(Failure::clone)));
                 if let Err(failure) = &answer {
                     debug!("request {id}: {failure}");
                 }

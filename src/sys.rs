@@ -165,6 +165,12 @@ impl Scheduling {
     }
 }
 
+/// Lets this thread go behind the others of this process, and everything else.
+pub fn step_back() {
+    // SAFETY: the calls only take numbers; on Linux they are about the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, (libc::getpriority(libc::PRIO_PROCESS, 0) + 10).min(19)) };
+}
+
 /// Has the kernel send SIGXCPU to a process that runs for too long at a real-time policy, and that give it up.
 /// It is no longer blocked then.
 fn step_down_when_spinning((soft, hard): (libc::rlim_t, libc::rlim_t)) -> nix::Result<()> {

@@ -2,7 +2,9 @@
 
 mod closing;
 mod commands;
+pub mod http;
 pub mod log;
+pub mod metrics;
 mod state;
 mod words;
 
@@ -16,7 +18,9 @@ use closing::Closing;
 pub use closing::write_termination_log;
 use commands::Runner;
 use futures_util::future::join_all;
+use http::Feed;
 use humantime::{FormattedDuration, format_duration};
+use metrics::News;
 use nix::sys::signal::SigSet;
 use std::io;
 use std::sync::Arc;
@@ -45,13 +49,15 @@ pub struct Reports<'a> {
     events_refused: Arc<AtomicBool>,
     on_new_leader: Option<Runner>,
     on_stopped_leading: Option<Runner>,
+    /// For whoever asks over HTTP.
+    feed: Option<Feed>,
     state: Option<state::Keeper>,
     closing: Closing,
 }
 
 impl<'a> Reports<'a> {
     /// Reports of an election for this lock, which lives in this namespace. The user's commands find `env` in their
-    /// environment, and this signal mask.
+    /// environment, and this signal mask; who asks over HTTP is told by `feed`.
     ///
     /// # Errors
     /// When the system does not give what they need.
@@ -61,6 +67,7 @@ impl<'a> Reports<'a> {
         namespace: &str,
         env: &[String],
         mask: SigSet,
+        feed: Option<Feed>,
     ) -> io::Result<Reports<'a>> {
         let runner = |callback: &Option<_>| callback.as_ref().map(|callback| Runner::new(callback, env, mask));
         let state = config.state_file.clone().map(|file| {
@@ -86,7 +93,15 @@ impl<'a> Reports<'a> {
             events_refused: Arc::default(),
             on_new_leader: runner(&config.on_new_leader),
             on_stopped_leading: runner(&config.on_stopped_leading),
+            feed,
         })
+    }
+
+    /// Tells those who ask over HTTP, if that is possible.
+    pub fn feed(&self, news: impl FnOnce() -> News) {
+        if let Some(feed) = &self.feed {
+            feed.tell(news());
+        }
     }
 
     /// Tells everybody.
@@ -97,6 +112,7 @@ impl<'a> Reports<'a> {
         }
         self.closing.note(self.lock, self.config, said);
         words::say(self.lock, self.config, said);
+        self.feed(|| News::Said(said.clone()));
         match said {
             Said::Leading(_) => {
                 self.cut_off = false;
