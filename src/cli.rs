@@ -361,6 +361,11 @@ pub struct Reports {
     #[arg(help_heading = "Reports", hide_env = true)]
     pub http: Option<SocketAddr>,
 
+    /// Put this label on our own pod (POD_NAME, else the host name) while we lead, so that a Service can select the
+    /// leader [default: none]
+    #[arg(long, value_name = "KEY=VALUE", env = "LEADER_RUN_POD_LABEL", help_heading = "Reports", hide_env = true)]
+    pub pod_label: Option<String>,
+
     /// Run CMD for each leader seen, ours and others', with its identity in LEADER_ELECTION_LEADER (empty: none);
     /// split into words, no shell, 30s at most
     #[arg(long, value_name = "CMD", env = "LEADER_RUN_ON_NEW_LEADER", help_heading = "Reports", hide_env = true)]

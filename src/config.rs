@@ -5,7 +5,7 @@ use crate::cli::{OnLost, Options};
 use crate::elector;
 use crate::exit::{self, Refusal};
 use crate::lock::client::Source;
-use crate::lock::{self, valid_name};
+use crate::lock::{self, PodLabel, valid_name};
 use crate::record::Record;
 use crate::report::duration;
 use crate::report::log::Format;
@@ -183,6 +183,8 @@ pub struct Config {
     pub state_file: Option<StateFile>,
     /// Where health, leader and metrics are told.
     pub http: Option<SocketAddr>,
+    /// Put on our own pod while we lead.
+    pub pod_label: Option<PodLabel>,
     /// Run for each leader seen.
     pub on_new_leader: Option<Callback>,
     /// Run after each term of ours.
@@ -215,6 +217,7 @@ impl Config {
         let on_new_leader = callback("--on-new-leader", reports.on_new_leader)?;
         let on_stopped_leading = callback("--on-stopped-leading", reports.on_stopped_leading)?;
         let state_file = reports.state_file.map(|path| StateFile::new(&path, random()?)).transpose()?;
+        let pod_label = reports.pod_label.map(|text| pod_label(&text, lock.kind)).transpose()?;
         let release = child.crash_release.map(|text| {
             let (millis, record) =
                 text.split_once(':').and_then(|(left, record)| Some((left.parse().ok()?, record)))?;
@@ -244,6 +247,7 @@ impl Config {
             json: reports.log_format == Format::Json,
             state_file,
             http: reports.http,
+            pod_label,
             on_new_leader,
             on_stopped_leading,
             program,
@@ -378,6 +382,36 @@ fn own_identity() -> Result<String, Refusal> {
     Ok(format!("{}_{:016x}", short(pod.unwrap_or_else(host)), random()?))
 }
 
+/// `KEY=VALUE` on the pod that we are in, as far as we know. Its URL is made of these names.
+fn pod_label(text: &str, lock: lock::Type) -> Result<PodLabel, Refusal> {
+    let refuse = |why: String| Err(Refusal::new(format!("--pod-label {text:?}: {why}")));
+    if lock == lock::Type::File {
+        return refuse("--lock file has no pods".into());
+    }
+    let edge = |c: char| c.is_ascii_alphanumeric();
+    let inner = |c: char| edge(c) || "-_.".contains(c);
+    let part =
+        |part: &str| part.len() <= 63 && part.starts_with(edge) && part.ends_with(edge) && part.chars().all(inner);
+    let key = |key: &str| match key.split_once('/') {
+        Some((prefix, name)) => valid_name(prefix, 253, true).is_ok() && part(name),
+        None => part(key),
+    };
+    let valid = text.split_once('=').filter(|(name, value)| key(name) && (value.is_empty() || part(value)));
+    let Some((key, value)) = valid else {
+        return refuse("must be KEY=VALUE as Kubernetes wants it, such as example.com/role=leader".into());
+    };
+    let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let host = || nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
+    let (pod, namespace) = (given("POD_NAME").unwrap_or_else(host), given("POD_NAMESPACE"));
+    if let Err(why) = valid_name(&pod, 253, true) {
+        return refuse(format!("{pod:?} is no pod's name, for it {why}; set POD_NAME"));
+    }
+    if let Some(Err(why)) = namespace.as_ref().map(|namespace| valid_name(namespace, 63, false)) {
+        return refuse(format!("POD_NAMESPACE {why}"));
+    }
+    Ok(PodLabel { pod, namespace, key: key.into(), value: value.into() })
+}
+
 /// 64 bits from the system.
 ///
 /// # Errors
@@ -466,6 +500,16 @@ mod tests {
         for odd in ["My_Job", "a..b", "-a", "a-", ".a", &"x".repeat(254)] {
             assert!(name_of(OsStr::new(odd)).unwrap_err().message.contains("--name"), "{odd}");
         }
+        let label = |text| pod_label(text, lock::Type::Lease).map(|label| (label.key, label.value));
+        for (text, key, value) in [("a=b", "a", "b"), ("x.io/role=", "x.io/role", ""), ("A_b.c=1-2", "A_b.c", "1-2")] {
+            assert_eq!(label(text).unwrap(), (key.to_owned(), value.to_owned()), "{text}");
+        }
+        for odd in
+            ["", "a", "=b", "a=b=c", "a=-b", "a b=c", "X/a=b", "a/b/c=d", "/a=b", &format!("a={}", "x".repeat(64))]
+        {
+            assert!(label(odd).unwrap_err().message.contains("--pod-label"), "{odd}");
+        }
+        assert!(pod_label("a=b", lock::Type::File).unwrap_err().message.contains("no pods"));
         assert!(valid_name("ops", 63, false).is_ok());
         for odd in ["", "Ops", "a.b", &"x".repeat(64)] {
             assert!(valid_name(odd, 63, false).is_err(), "{odd}");

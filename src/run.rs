@@ -14,6 +14,7 @@ use crate::report::{Reports, duration, http, write_termination_log};
 use crate::state;
 use crate::store::{Change, Failure, Reply, Request};
 use futures_util::StreamExt;
+use futures_util::future::OptionFuture;
 use nix::libc::{SIGINT, SIGTERM};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -154,8 +155,12 @@ impl Run<'_> {
     fn send(&mut self, id: u64, request: Request, limit: Duration) {
         debug!("request {id}: {} {}", request.verb(), self.lock);
         self.reports.feed(|| News::Sent(request.verb()));
+        let before = OptionFuture::from(self.reports.before_release());
         let answer = self.lock.request(request);
-        let limited = async move { timeout(limit, answer).await.unwrap_or(Err::<Reply, _>(Failure::Timeout)) };
+        let limited = async move {
+            before.await;
+            timeout(limit, answer).await.unwrap_or(Err::<Reply, _>(Failure::Timeout))
+        };
         self.request = Some((id, Box::pin(limited)));
     }
 

@@ -87,7 +87,7 @@ pub enum Change {
     Ended(Option<Failure>),
 }
 
-/// The verbs of the minimal Role.
+/// The verbs of a Role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// Read it.
@@ -98,6 +98,8 @@ pub enum Verb {
     Update,
     /// See its changes.
     Watch,
+    /// Write a part of it, whatever the rest says. Of our own pod's label only.
+    Patch,
 }
 
 impl fmt::Display for Verb {
@@ -107,6 +109,7 @@ impl fmt::Display for Verb {
             Verb::Create => "create",
             Verb::Update => "update",
             Verb::Watch => "watch",
+            Verb::Patch => "patch",
         })
     }
 }

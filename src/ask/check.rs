@@ -93,7 +93,11 @@ fn others(options: &Options) -> Vec<Need> {
         wanted.then_some(Need { access, without })
     };
     let events = options.reports.events && !options.reports.no_events;
-    let needs = [need(events, "events", "create", Some("no events will be left (--no-events)"))];
+    let label = options.reports.pod_label.is_some();
+    let needs = [
+        need(events, "events", "create", Some("no events will be left (--no-events)")),
+        need(label, "pods", "patch", Some("the pod will not be labelled (--pod-label)")),
+    ];
     needs.into_iter().flatten().collect()
 }
 

@@ -90,6 +90,11 @@ impl Client {
         Ok((Client { client, program, server }, namespace))
     }
 
+    /// The namespace of its configuration: in a pod the service account's.
+    pub fn namespace(&self) -> &str {
+        self.client.default_namespace().trim()
+    }
+
     /// Sends one request and reads the whole answer: its status and JSON.
     pub async fn send(&self, request: http::Request<Vec<u8>>) -> Result<(u16, Value), Failure> {
         let response = self.stream(request).await?;

@@ -92,6 +92,22 @@ pub type Changes<'a> = Pin<Box<dyn Stream<Item = Change> + 'a>>;
 /// An event on its way to the API server.
 pub type Announcement = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
 
+/// A label on a pod: it is put on, or taken away.
+pub type Labeller = Box<dyn Fn(bool) -> Announcement + Send + Sync>;
+
+/// Which label, on which pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLabel {
+    /// The pod's name.
+    pub pod: String,
+    /// Its namespace; where it is not given, that of the cluster's configuration.
+    pub namespace: Option<String>,
+    /// The label's key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
 /// A place for one election record, with compare-and-swap. Shown as people call it: `lease ops/cronworker`.
 pub trait Lock: Display {
     /// Reads the latest version, past every cache.
@@ -121,6 +137,11 @@ pub trait Lock: Display {
     /// Of a lock in two objects: which they are, and what each of them said at this version.
     fn halves(&self, _version: &Version) -> Vec<(String, Option<Record>)> {
         Vec::new()
+    }
+
+    /// What labels a pod, where there are pods.
+    fn labeller(&self, _label: &PodLabel) -> Option<Labeller> {
+        None
     }
 
     /// Carries out a request of the elector.

@@ -5,7 +5,7 @@
 //! written on the version that was read with the first half, never on a later one: that one may be another
 //! holder's.
 
-use super::{Announcement, Answer, Changes, Lock};
+use super::{Announcement, Answer, Changes, Labeller, Lock, PodLabel};
 use crate::record::{Record, UNKNOWN};
 use crate::store::{Change, Failure, Observation, Reply, Version};
 use futures_util::stream::{self, StreamExt};
@@ -151,6 +151,10 @@ impl Lock for MultiLock {
         let (first, lease) = halves(version).unzip();
         let both = [(&self.first, first), (&self.lease, lease.flatten())];
         both.map(|(lock, version)| (lock.to_string(), version.map(|version| lock.record(&version)))).into()
+    }
+
+    fn labeller(&self, label: &PodLabel) -> Option<Labeller> {
+        self.lease.labeller(label)
     }
 
     /// A change of one half says little: both are read then.

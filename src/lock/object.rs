@@ -3,13 +3,14 @@
 //! The object is kept as the JSON that was read: a typed one would drop the fields that it does not know.
 
 use super::client::{Client, MAX_BODY, excerpt, failure};
-use super::{Access, Announcement, Answer, Changes, Lock};
+use super::{Access, Announcement, Answer, Changes, Labeller, Lock, PodLabel};
 use crate::clock::Now;
 use crate::mutant::Mutant;
 use crate::record::{Precision, Record};
 use crate::store::{Change, Failure, Observation, Reply, Verb, Version};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use http::Request;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
@@ -226,6 +227,25 @@ impl Lock for ObjectLock {
         (self.kind.read)(&version.object)
     }
 
+    fn labeller(&self, label: &PodLabel) -> Option<Labeller> {
+        let namespace = label.namespace.as_deref().unwrap_or(self.client.namespace());
+        let url = format!("/api/v1/namespaces/{namespace}/pods/{}", label.pod);
+        let subject = format!("label pod {namespace}/{}", label.pod);
+        let (client, key, value) = (self.client.clone(), label.key.clone(), label.value.clone());
+        Some(Box::new(move |on| {
+            let patch = json!({"metadata": {"labels": {key.as_str(): on.then_some(&value)}}});
+            let mut request = with_body(Request::patch(url.as_str()), &patch);
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/merge-patch+json"));
+            let (client, subject) = (client.clone(), subject.clone());
+            Box::pin(async move {
+                match client.send(request).await? {
+                    (200..300, _) => Ok(()),
+                    (status, answer) => Err(failure(Verb::Patch, &subject, "patch on pods", status, &answer)),
+                }
+            })
+        }))
+    }
+
     fn watch(&self, from: Option<Version>) -> Changes<'_> {
         let opening = async move {
             match self.open_watch(from).await {
@@ -244,7 +264,7 @@ pub fn get(url: String) -> Request<Vec<u8>> {
 
 pub fn with_body(request: http::request::Builder, object: &Value) -> Request<Vec<u8>> {
     let body = serde_json::to_vec(object).expect("JSON that was read or made here");
-    request.header(http::header::CONTENT_TYPE, "application/json").body(body).expect("a plain URL")
+    request.header(CONTENT_TYPE, "application/json").body(body).expect("a plain URL")
 }
 
 /// The object at this key, made where there is none.

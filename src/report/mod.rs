@@ -3,11 +3,13 @@
 mod closing;
 mod commands;
 pub mod http;
+mod label;
 pub mod log;
 pub mod metrics;
 mod state;
 mod words;
 
+use crate::child::guard::FromGuard;
 use crate::config::Config;
 use crate::contender::{End, Said};
 use crate::elector::{Loss, Notice};
@@ -17,9 +19,10 @@ use crate::store::Failure;
 use closing::Closing;
 pub use closing::write_termination_log;
 use commands::Runner;
-use futures_util::future::join_all;
+use futures_util::future::{OptionFuture, join_all};
 use http::Feed;
 use humantime::{FormattedDuration, format_duration};
+use label::Label;
 use metrics::News;
 use nix::sys::signal::SigSet;
 use std::io;
@@ -51,6 +54,7 @@ pub struct Reports<'a> {
     on_stopped_leading: Option<Runner>,
     /// For whoever asks over HTTP.
     feed: Option<Feed>,
+    label: Option<Label>,
     state: Option<state::Keeper>,
     closing: Closing,
 }
@@ -69,6 +73,7 @@ impl<'a> Reports<'a> {
         mask: SigSet,
         feed: Option<Feed>,
     ) -> io::Result<Reports<'a>> {
+        let labelled = |labeller| Label::new(labeller, config.timing.request_timeout);
         let runner = |callback: &Option<_>| callback.as_ref().map(|callback| Runner::new(callback, env, mask));
         let state = config.state_file.clone().map(|file| {
             let state = State {
@@ -94,7 +99,13 @@ impl<'a> Reports<'a> {
             on_new_leader: runner(&config.on_new_leader),
             on_stopped_leading: runner(&config.on_stopped_leading),
             feed,
+            label: config.pod_label.as_ref().and_then(|label| lock.labeller(label)).map(labelled),
         })
+    }
+
+    /// What the next request waits for, if it is a release's: that our pod is no longer labelled, but not for long.
+    pub fn before_release(&mut self) -> Option<impl Future<Output = ()> + use<>> {
+        self.label.as_mut()?.before_release()
     }
 
     /// Tells those who ask over HTTP, if that is possible.
@@ -113,6 +124,16 @@ impl<'a> Reports<'a> {
         self.closing.note(self.lock, self.config, said);
         words::say(self.lock, self.config, said);
         self.feed(|| News::Said(said.clone()));
+        if let Some(label) = &mut self.label {
+            match said {
+                Said::Leading(_) => label.put_on(),
+                Said::Stopping(_) | Said::SteppingDown(_) | Said::GuardFailed(_) => label.take_off(),
+                Said::Tree(FromGuard::Exited(..) | FromGuard::Failed(..)) => label.take_off(),
+                Said::GivingBack => label.give_back(),
+                Said::Lost(_) => label.give_up(),
+                _ => {}
+            }
+        }
         match said {
             Said::Leading(_) => {
                 self.cut_off = false;
@@ -161,7 +182,12 @@ impl<'a> Reports<'a> {
         if let Some(state) = self.state {
             state.finish();
         }
-        let _ = timeout(LAST_EVENTS, async { while self.events.join_next().await.is_some() {} }).await;
+        let label = self.label.as_ref().filter(|_| !self.cut_off).map(Label::off);
+        let last = async {
+            while self.events.join_next().await.is_some() {}
+            OptionFuture::from(label).await
+        };
+        let _ = timeout(LAST_EVENTS, last).await;
         let commands = [self.on_stopped_leading, self.on_new_leader];
         join_all(commands.into_iter().flatten().map(Runner::finish)).await;
         self.closing.say(self.lock, self.config, code)

@@ -12,6 +12,7 @@ mod failures;
 mod faults;
 mod ground;
 mod harness;
+mod http;
 #[path = "../support/kubeconfig.rs"]
 mod kubeconfig;
 mod multilock;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         reports::TESTS,
         shapes::TESTS,
         harness::TESTS,
+        http::TESTS,
     ]
     .concat();
     // Started here, in the main thread: the servers die with the thread that started them.

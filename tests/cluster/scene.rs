@@ -38,14 +38,15 @@ impl Scene {
         self.command_at(&self.url, options, child)
     }
 
-    fn command_at(&self, server: &str, options: &[&str], child: &[String]) -> Command {
+    /// The same, at this address of it.
+    pub fn command_at(&self, server: &str, options: &[&str], child: &[String]) -> Command {
         let mut command = leader_run();
         command.arg("--kubeconfig").arg(self.user.kubeconfig(server, Some(self.namespace.name())));
         command.args(["--name", LOCK]).args(options).arg("--").args(child);
         command
     }
 
-    fn oracle(&self) -> PathBuf {
+    pub fn oracle(&self) -> PathBuf {
         self.folder.path().join("oracle")
     }
 
