@@ -8,11 +8,12 @@ use crate::child::signal;
 use crate::exit::Refusal;
 use crate::lock::{TYPES, Type};
 use crate::report::log::Format;
+use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::{ContextKind, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 use nix::libc::{SIGINT, SIGTERM};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -196,7 +197,7 @@ pub struct Options {
     pub reports: Reports,
 
     /// The command, and its arguments, untouched; no shell
-    #[arg(last = true, value_name = "COMMAND", hide = true)]
+    #[arg(last = true, value_name = "COMMAND", hide = true, value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
 }
 
@@ -205,7 +206,14 @@ pub struct Options {
 pub struct Place {
     /// Where the lock lives: lease (a Kubernetes Lease), configmap or endpoints (older locks), configmapsleases or
     /// endpointsleases (both at once, on the way to leases), file (this machine, no cluster)
-    #[arg(long, alias = "leader-elect-resource-lock", value_name = "TYPE", env = "LEADER_RUN_LOCK", default_value = "lease", value_parser = lock_type)]
+    #[arg(
+        long,
+        alias = "leader-elect-resource-lock",
+        value_name = "TYPE",
+        env = "LEADER_RUN_LOCK",
+        default_value = "lease"
+    )]
+    #[arg(value_parser = one_of(TYPES.map(|(name, ..)| name), lock_type), hide_possible_values = true)]
     #[arg(help_heading = "Lock", hide_env = true)]
     pub lock: Type,
 
@@ -233,7 +241,8 @@ pub struct Place {
     pub name: Option<String>,
 
     /// Where --lock file keeps its records [default: /tmp/leader-run-<uid>]
-    #[arg(long, value_name = "DIR", env = "LEADER_RUN_LOCK_DIR", help_heading = "Lock", hide_env = true)]
+    #[arg(long, value_name = "DIR", env = "LEADER_RUN_LOCK_DIR", value_hint = ValueHint::DirPath)]
+    #[arg(help_heading = "Lock", hide_env = true)]
     pub lock_dir: Option<PathBuf>,
 }
 
@@ -267,7 +276,8 @@ pub struct Time {
 pub struct Child {
     /// The signal that asks the child to stop
     #[arg(short, long, value_name = "SIG", env = "LEADER_RUN_STOP_SIGNAL", default_value = "TERM")]
-    #[arg(value_parser = signal_number, help_heading = "Child", hide_env = true)]
+    #[arg(value_parser = one_of(signal::names(), signal_number), hide_possible_values = true)]
+    #[arg(help_heading = "Child", hide_env = true)]
     pub stop_signal: i32,
 
     /// After a requested stop, how long until the child is killed; the lock is renewed all the while
@@ -300,7 +310,8 @@ pub struct Child {
     pub crash_release: Option<String>,
 
     /// After the loss of the lock: exit with the lost code, or rejoin (contend again)
-    #[arg(long, value_name = "exit|rejoin", env = "LEADER_RUN_ON_LOST", default_value = "exit", value_parser = on_lost)]
+    #[arg(long, value_name = "exit|rejoin", env = "LEADER_RUN_ON_LOST", default_value = "exit")]
+    #[arg(value_parser = one_of(["exit", "rejoin"], on_lost), hide_possible_values = true)]
     #[arg(help_heading = "Child", hide_env = true)]
     pub on_lost: OnLost,
 
@@ -311,7 +322,8 @@ pub struct Child {
 
     /// The signal that makes a leader stop the child, give the lock back and contend again after the retry
     /// period [default: none]
-    #[arg(long, value_name = "SIG", env = "LEADER_RUN_STEP_DOWN_SIGNAL", value_parser = step_down_signal)]
+    #[arg(long, value_name = "SIG", env = "LEADER_RUN_STEP_DOWN_SIGNAL")]
+    #[arg(value_parser = one_of(step_down_signals(), step_down_signal), hide_possible_values = true)]
     #[arg(help_heading = "Child", hide_env = true)]
     pub step_down_signal: Option<i32>,
 }
@@ -320,7 +332,8 @@ pub struct Child {
 #[derive(Args, Debug)]
 pub struct Kubernetes {
     /// Kubeconfig file [default: KUBECONFIG, else in-cluster, else ~/.kube/config]
-    #[arg(long, value_name = "FILE", env = "LEADER_RUN_KUBECONFIG", help_heading = "Kubernetes", hide_env = true)]
+    #[arg(long, value_name = "FILE", env = "LEADER_RUN_KUBECONFIG", value_hint = ValueHint::FilePath)]
+    #[arg(help_heading = "Kubernetes", hide_env = true)]
     pub kubeconfig: Option<PathBuf>,
 
     /// Context of the kubeconfig [default: its current-context]
@@ -368,12 +381,14 @@ pub struct Reports {
 
     /// Run CMD for each leader seen, ours and others', with its identity in LEADER_ELECTION_LEADER (empty: none);
     /// split into words, no shell, 30s at most
-    #[arg(long, value_name = "CMD", env = "LEADER_RUN_ON_NEW_LEADER", help_heading = "Reports", hide_env = true)]
+    #[arg(long, value_name = "CMD", env = "LEADER_RUN_ON_NEW_LEADER", value_hint = ValueHint::CommandString)]
+    #[arg(help_heading = "Reports", hide_env = true)]
     pub on_new_leader: Option<String>,
 
     /// Run CMD after each term of ours, when its processes are gone and the lock is given back, with the reason in
     /// LEADER_ELECTION_REASON: exited, stopped, stepped-down, lost or failed
-    #[arg(long, value_name = "CMD", env = "LEADER_RUN_ON_STOPPED_LEADING", help_heading = "Reports", hide_env = true)]
+    #[arg(long, value_name = "CMD", env = "LEADER_RUN_ON_STOPPED_LEADING", value_hint = ValueHint::CommandString)]
+    #[arg(help_heading = "Reports", hide_env = true)]
     pub on_stopped_leading: Option<String>,
 
     /// Keep a file that says whether we lead, and until when; for `leader-run assert` in the child or a script
@@ -381,7 +396,8 @@ pub struct Reports {
     pub state_file: Option<PathBuf>,
 
     /// Messages on standard error as text or json
-    #[arg(long, value_name = "FORMAT", env = "LEADER_RUN_LOG_FORMAT", default_value = "text", value_parser = log_format)]
+    #[arg(long, value_name = "FORMAT", env = "LEADER_RUN_LOG_FORMAT", default_value = "text")]
+    #[arg(value_parser = one_of(["text", "json"], log_format), hide_possible_values = true)]
     #[arg(help_heading = "Reports", hide_env = true)]
     pub log_format: Format,
 
@@ -461,7 +477,9 @@ What there is goes to standard error. Where rights are missing, standard output 
 grant them, as in: leader-run check --ns ops --name cronworker | kubectl apply -f -
 ";
 
-const ABOUT_EXIT: &str = "\
+/// What follows the options in the help, and is in the manual too: a heading, then indented paragraphs and rows of
+/// two columns.
+pub const ABOUT_EXIT: &str = "\
 Exit codes:
   the child's  it exited by itself, or after a requested stop (128+N: it died of signal N)
   75           the lock was lost (--lost-exit-code), unless --on-lost rejoin
@@ -471,7 +489,8 @@ Exit codes:
   128+N        signal N ended leader-run before it led
 ";
 
-const ABOUT_ENVIRONMENT: &str = "\
+/// As [`ABOUT_EXIT`].
+pub const ABOUT_ENVIRONMENT: &str = "\
 Environment:
   Every option can be given as LEADER_RUN_<OPTION>, such as LEADER_RUN_LEASE_DURATION=30s or
   LEADER_RUN_RESUME=true; an option beats the environment. The child finds LEADER_ELECTION_IDENTITY,
@@ -479,7 +498,8 @@ Environment:
   LEADER_ELECTION_FENCING_TOKEN, a number that grows with every change of leader, in its environment.
 ";
 
-const EXAMPLES: &str = "\
+/// As [`ABOUT_EXIT`].
+pub const EXAMPLES: &str = "\
 Examples:
   leader-run --lock lease --ns ops -- ./cronworker
   leader-run --lock file --name demo -- sh -c 'echo \"token $LEADER_ELECTION_FENCING_TOKEN\"'
@@ -525,6 +545,29 @@ fn source(error: &clap::Error) -> String {
     let twin = format!("LEADER_RUN_{}", option.to_uppercase().replace('-', "_"));
     let given = std::env::args_os().any(|arg| arg.to_string_lossy().starts_with(&format!("--{option}")));
     if given || std::env::var_os(&twin).is_none() { String::new() } else { format!(" (from {twin})") }
+}
+
+/// A parser whose usual words shells can complete.
+#[derive(Clone)]
+struct OneOf<T> {
+    words: Vec<&'static str>,
+    parse: fn(&str) -> Result<T, String>,
+}
+
+fn one_of<T>(words: impl IntoIterator<Item = &'static str>, parse: fn(&str) -> Result<T, String>) -> OneOf<T> {
+    OneOf { words: words.into_iter().collect(), parse }
+}
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
+    type Value = T;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<T, clap::Error> {
+        self.parse.parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.words.iter().map(PossibleValue::new)))
+    }
 }
 
 fn lock_type(text: &str) -> Result<Type, String> {
@@ -578,6 +621,10 @@ fn step_down_signal(text: &str) -> Result<i32, String> {
         true => Ok(signal),
         false => Err("leader-run cannot be sent this one; use another, such as USR1".into()),
     }
+}
+
+fn step_down_signals() -> impl Iterator<Item = &'static str> {
+    signal::names().filter(|name| step_down_signal(name).is_ok())
 }
 
 fn signal_number(text: &str) -> Result<i32, String> {

@@ -108,6 +108,11 @@ pub fn parse(text: &str) -> Option<i32> {
     format!("SIG{name}").parse::<Signal>().ok().map(|signal| signal as i32)
 }
 
+/// The names that signals have, without `SIG`.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    Signal::iterator().map(|signal| signal.as_str().trim_start_matches("SIG"))
+}
+
 /// The name of a signal, without `SIG`, or its number where it has none.
 pub fn name(signal: i32) -> String {
     let name = Signal::try_from(signal).map(|signal| signal.as_str());
