@@ -26,7 +26,7 @@ fn files() -> BTreeMap<PathBuf, String> {
         files.insert(format!("man/{name}.1").into(), man::page(command, name, help, &more));
     };
     add(&command, "leader-run", &help);
-    for part in command.get_subcommands().filter(|part| part.get_name() != "help" && !part.is_hide_set()) {
+    for part in man::parts(&command) {
         let help = part.get_after_help().unwrap_or_default().to_string();
         add(part, &format!("leader-run-{}", part.get_name()), &help);
     }

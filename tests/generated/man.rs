@@ -26,7 +26,8 @@ pub fn page(command: &Command, name: &str, help: &str, more: &str) -> String {
     let _ = writeln!(page, ".SH SYNOPSIS\n.nf\n{}.fi", synopsis(command));
 
     let own = [("DESCRIPTION".into(), format!(".PP\n{}.\n", escape(&about))), ("OPTIONS".into(), options(command))];
-    let all: Vec<Section> = own.into_iter().chain(sections(help)).chain(sections(more)).collect();
+    let all = own.into_iter().chain(questions(command, name)).chain(sections(help)).chain(sections(more));
+    let all: Vec<Section> = all.collect();
     for title in ORDER {
         let parts = all.iter().filter(|(section, _)| section == title);
         let parts: String = parts.map(|(_, roff)| roff.as_str()).collect();
@@ -57,6 +58,27 @@ fn synopsis(command: &Command) -> String {
         words.collect::<Vec<_>>().join(" ") + "\n"
     });
     lines.collect()
+}
+
+/// The subcommands that have pages of their own.
+pub fn parts(command: &Command) -> impl Iterator<Item = &Command> {
+    command.get_subcommands().filter(|part| part.get_name() != "help" && !part.is_hide_set())
+}
+
+/// Where they are told of, at the page that this one is a part of or has parts of.
+fn questions(command: &Command, name: &str) -> Vec<Section> {
+    let reference = |name: &str| format!("\\fB{}\\fR(1)", escape(name));
+    let rows = parts(command).map(|part| {
+        let about = part.get_about().unwrap_or_default().to_string();
+        format!(".TP\n{}\n{}\n", reference(&format!("{name}-{}", part.get_name())), escape(&about))
+    });
+    let rows: String = rows.collect();
+    let heading = command.get_subcommand_help_heading().unwrap_or("Commands");
+    match (name, rows.is_empty()) {
+        ("leader-run", true) => Vec::new(),
+        ("leader-run", false) => vec![(heading.into(), rows)],
+        _ => vec![("SEE ALSO".into(), format!("{}\n", reference("leader-run")))],
+    }
 }
 
 /// The options under their headings, in the order of the help.

@@ -1,5 +1,6 @@
 //! The completions for shells, and what the shells themselves make of them.
 
+use crate::man;
 use clap::Command;
 use clap_complete::{Generator, Shell};
 use std::process::{Command as Process, Stdio};
@@ -18,8 +19,7 @@ pub fn completions(shell: Shell, command: &Command) -> (String, String) {
             .disable_version_flag(true)
             .args(args.into_iter().map(|arg| arg.clone().hide(false)))
     };
-    let parts = command.get_subcommands().filter(|part| part.get_name() != "help" && !part.is_hide_set());
-    let mut command = shown(command).disable_help_subcommand(true).subcommands(parts.map(shown));
+    let mut command = shown(command).disable_help_subcommand(true).subcommands(man::parts(command).map(shown));
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command, "leader-run", &mut text);
     let after = match shell {
