@@ -7,6 +7,8 @@ mod ask;
 #[path = "../support/conformance.rs"]
 mod conformance;
 mod election;
+#[path = "../support/examples.rs"]
+mod examples;
 mod failures;
 #[path = "../support/faults.rs"]
 mod faults;
@@ -24,6 +26,7 @@ mod proxy;
 #[allow(dead_code)]
 #[path = "../simulation/random.rs"]
 mod random;
+mod readme;
 #[path = "../support/record.rs"]
 mod record;
 mod refusals;
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         multilock::TESTS,
         election::TESTS,
         failures::TESTS,
+        readme::TESTS,
         refusals::TESTS,
         reports::TESTS,
         shapes::TESTS,

@@ -48,8 +48,13 @@ pub enum WatchEventKind {
 impl Cluster {
     /// A new namespace, which no other test shares.
     pub fn namespace(&self, prefix: &str) -> Namespace {
-        let shared = self.shared.clone();
-        let name = format!("{prefix}-{}", shared.number());
+        let name = format!("{prefix}-{}", self.shared.number());
+        self.namespace_named(&name)
+    }
+
+    /// One with a name that only one test may use.
+    pub fn namespace_named(&self, name: &str) -> Namespace {
+        let (shared, name) = (self.shared.clone(), name.to_owned());
         let namespace = v1::Namespace { metadata: named(&name), ..Default::default() };
         let api: Api<v1::Namespace> = Api::all(shared.admin.clone());
         let created = shared.handle.block_on(api.create(&PostParams::default(), &namespace));
@@ -76,6 +81,25 @@ impl Namespace {
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {
         Api::namespaced(self.shared.admin.clone(), &self.name)
+    }
+
+    /// Sends an object, in YAML, that is created in here or for the whole cluster, but only for show: what it says has
+    /// to be valid and known. Returns its kind.
+    pub fn try_out(&self, yaml: &str) -> Result<String, String> {
+        let field = |name: &str| yaml.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let (Some(version), Some(kind)) = (field("apiVersion: "), field("kind: ")) else {
+            return Err("no apiVersion or no kind".into());
+        };
+        let group = if version.contains('/') { "apis" } else { "api" };
+        let place = match kind {
+            "FlowSchema" => String::new(),
+            _ => format!("namespaces/{}/", self.name),
+        };
+        let path = format!("/{group}/{version}/{place}{}s?dryRun=All&fieldValidation=Strict", kind.to_lowercase());
+        let request = http::Request::post(path).header("Content-Type", "application/yaml");
+        let request = request.body(yaml.as_bytes().to_vec()).expect("a valid request");
+        let answer = self.block_on(self.shared.admin.request_text(request));
+        answer.map(|_| kind.into()).map_err(|error| error.to_string())
     }
 
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
