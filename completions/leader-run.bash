@@ -1,4 +1,12 @@
 _leader__run() {
+    # What follows -- is a command line of its own, as after sudo.
+    local at
+    for ((at = 1; at < COMP_CWORD; at++)); do
+        if [[ ${COMP_WORDS[at]} == -- ]] && declare -F _command_offset >/dev/null; then
+            _command_offset $((at + 1))
+            return
+        fi
+    done
     local i cur prev opts cmd
     COMPREPLY=()
     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -162,16 +170,3 @@ if [[ "${BASH_VERSINFO[0]}" -eq 4 && "${BASH_VERSINFO[1]}" -ge 4 || "${BASH_VERS
 else
     complete -F _leader__run -o bashdefault -o default leader-run
 fi
-
-# What follows -- is a command line of its own, as after sudo.
-_leader__run_or_command() {
-    local at
-    for ((at = 1; at < COMP_CWORD; at++)); do
-        if [[ ${COMP_WORDS[at]} == -- ]] && declare -F _command_offset >/dev/null; then
-            _command_offset $((at + 1))
-            return
-        fi
-    done
-    _leader__run "$@"
-}
-complete -F _leader__run_or_command -o bashdefault -o default leader-run

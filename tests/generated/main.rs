@@ -94,6 +94,7 @@ fn shells_complete() {
         // As it would be without leader-run before it.
         if shell != "bash" || Path::new("/usr/share/bash-completion/bash_completion").exists() {
             offers("leader-run --lock file -- timeou", &["timeout"]);
+            offers("leader-run -- timeou", &["timeout"]);
         } else {
             eprintln!("not run: no bash-completion here");
         }

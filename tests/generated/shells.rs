@@ -22,18 +22,18 @@ pub fn completions(shell: Shell, command: &Command) -> (String, String) {
     let mut command = shown(command).disable_help_subcommand(true).subcommands(man::parts(command).map(shown));
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command, "leader-run", &mut text);
-    let after = match shell {
-        Shell::Bash => BASH_COMMAND,
-        Shell::Fish => FISH_COMMAND,
-        _ => "",
-    };
-    (shell.file_name("leader-run"), String::from_utf8(text).unwrap() + after)
+    let mut text = String::from_utf8(text).unwrap();
+    if let Shell::Bash | Shell::Zsh = shell {
+        let begin = text.find("() {\n").expect("a function") + "() {\n".len();
+        text.insert_str(begin, if shell == Shell::Bash { BASH_COMMAND } else { ZSH_COMMAND });
+    } else if shell == Shell::Fish {
+        text += FISH_COMMAND;
+    }
+    (shell.file_name("leader-run"), text)
 }
 
-/// clap_complete has no words for COMMAND in bash and fish.
-const BASH_COMMAND: &str = r#"
-# What follows -- is a command line of its own, as after sudo.
-_leader__run_or_command() {
+// clap_complete has no words for COMMAND in bash and fish, and in zsh none where there are subcommands too.
+const BASH_COMMAND: &str = r#"    # What follows -- is a command line of its own, as after sudo.
     local at
     for ((at = 1; at < COMP_CWORD; at++)); do
         if [[ ${COMP_WORDS[at]} == -- ]] && declare -F _command_offset >/dev/null; then
@@ -41,9 +41,15 @@ _leader__run_or_command() {
             return
         fi
     done
-    _leader__run "$@"
-}
-complete -F _leader__run_or_command -o bashdefault -o default leader-run
+"#;
+const ZSH_COMMAND: &str = r#"    # What follows -- is a command line of its own, as after sudo.
+    local -i at=${words[(i)--]}
+    if (( at < CURRENT )); then
+        shift $at words
+        (( CURRENT -= at ))
+        _normal -p leader-run
+        return
+    fi
 "#;
 const FISH_COMMAND: &str = r#"
 # What follows -- is a command line of its own, as after sudo.
