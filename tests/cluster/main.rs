@@ -21,6 +21,7 @@ mod multilock;
 mod namespace;
 #[path = "../support/nemesis.rs"]
 mod nemesis;
+mod packaging;
 #[path = "../support/proxy.rs"]
 mod proxy;
 #[allow(dead_code)]
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         multilock::TESTS,
         election::TESTS,
         failures::TESTS,
+        packaging::TESTS,
         readme::TESTS,
         refusals::TESTS,
         reports::TESTS,
