@@ -117,10 +117,6 @@ impl<'a> Reports<'a> {
 
     /// Tells everybody.
     pub fn say(&mut self, said: &Said) {
-        // First: nobody who has heard of it may find the file to say something else.
-        if let Some(state) = &mut self.state {
-            state.say(said);
-        }
         self.closing.note(self.lock, self.config, said);
         words::say(self.lock, self.config, said);
         self.feed(|| News::Said(said.clone()));
@@ -154,6 +150,10 @@ impl<'a> Reports<'a> {
                 }
             }
             _ => {}
+        }
+        // Last, for it may wait; what is done next comes after it all the same: to start the child, or the release.
+        if let Some(state) = &mut self.state {
+            state.say(said);
         }
     }
 
