@@ -193,3 +193,39 @@ pub fn write_termination_log(line: &str) {
         let _ = log.write_all(text.as_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use crate::config::Timing;
+    use crate::lock::FileLock;
+    use crate::store::Failure;
+    use clap::Parser;
+
+    #[test]
+    fn a_loss_is_told_with_its_last_error_and_what_was_done() {
+        let options = Cli::parse_from(["leader-run", "--lock", "file", "--", "true"]).options;
+        let timing = Timing::new(&options).unwrap();
+        let config = Config::new(options, timing).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let lock = FileLock::new(Some(folder.path()), "ops".into(), "cronworker".into()).unwrap();
+        let failure = |text: &str| Failure::Unclear(text.into());
+        let mut closing = Closing::new();
+        for said in [
+            Said::Notice(Notice::Failing(failure("500 at first"))),
+            Said::Tree(FromGuard::Started(1, 4711)),
+            Said::Tree(FromGuard::Expired(1)),
+            Said::Lost(Loss::Deadline(Some(failure("503 Service Unavailable")))),
+            Said::Tree(FromGuard::Killing(1)),
+            Said::Tree(FromGuard::Exited(1, 9)),
+        ] {
+            closing.note(&lock, &config, &said);
+        }
+        assert_eq!(closing.last_error.as_deref(), Some("503 Service Unavailable"));
+        let line = closing.say(&lock, &config, 75);
+        let wanted = "lost file lock ops/cronworker: renew deadline 10s passed, last error: 503 Service Unavailable; \
+                      sent SIGTERM and SIGKILL; the child died of SIGKILL; exit code 75";
+        assert_eq!(line, wanted);
+    }
+}
