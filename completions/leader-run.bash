@@ -187,7 +187,7 @@ _leader__run() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        leader__subcmd__run__subcmd__assert)
+        leader__run__subcmd__assert)
             opts="-h --min-remaining --state-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -209,7 +209,7 @@ _leader__run() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        leader__subcmd__run__subcmd__check)
+        leader__run__subcmd__check)
             opts="-n -w -s -v -q -h --lock --ns --namespace --name --lock-dir --identity --resume --lease-duration --renew-deadline --retry-period --wait --stop-signal --stop-grace --loss-grace --wait-all --pid-namespace --no-crash-release --on-lost --lost-exit-code --step-down-signal --kubeconfig --context --as --request-timeout --events --no-events --http --pod-label --on-new-leader --on-stopped-leading --state-file --log-format --verbose --quiet --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -357,7 +357,7 @@ _leader__run() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        leader__subcmd__run__subcmd__status)
+        leader__run__subcmd__status)
             opts="-n -o -h --lock --ns --namespace --name --lock-dir --kubeconfig --context --as --request-timeout --output --watch --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -419,11 +419,11 @@ _leader__run() {
                     return 0
                     ;;
                 --output)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=($(compgen -W "text json name" -- "${cur}"))
                     return 0
                     ;;
                 -o)
-                    COMPREPLY=($(compgen -f "${cur}"))
+                    COMPREPLY=($(compgen -W "text json name" -- "${cur}"))
                     return 0
                     ;;
                 *)

@@ -108,9 +108,9 @@ complete -c leader-run -n "__fish_leader_run_needs_command" -s v -l verbose -d '
 complete -c leader-run -n "__fish_leader_run_needs_command" -s q -l quiet -d 'Say only what is an error'
 complete -c leader-run -n "__fish_leader_run_needs_command" -s h -l help -d 'Print this help, with what the values given mean'
 complete -c leader-run -n "__fish_leader_run_needs_command" -s V -l version -d 'Print version'
-complete -c leader-run -n "__fish_leader_run_needs_command" -a "status" -d 'Who holds the lock, and until when'
-complete -c leader-run -n "__fish_leader_run_needs_command" -a "check" -d 'Whether a run with these options could do its work, and what it needs'
-complete -c leader-run -n "__fish_leader_run_needs_command" -a "assert" -d 'Whether the lock is held now, from the state file alone'
+complete -c leader-run -n "__fish_leader_run_needs_command" -f -a "status" -d 'Who holds the lock, and until when'
+complete -c leader-run -n "__fish_leader_run_needs_command" -f -a "check" -d 'Whether a run with these options could do its work, and what it needs'
+complete -c leader-run -n "__fish_leader_run_needs_command" -f -a "assert" -d 'Whether the lock is held now, from the state file alone'
 complete -c leader-run -n "__fish_leader_run_using_subcommand status" -l lock -d 'Where the lock lives: lease (a Kubernetes Lease), configmap or endpoints (older locks), configmapsleases or endpointsleases (both at once, on the way to leases), file (this machine, no cluster)' -r -f -a "lease\t''
 configmap\t''
 endpoints\t''
@@ -124,7 +124,9 @@ complete -c leader-run -n "__fish_leader_run_using_subcommand status" -l kubecon
 complete -c leader-run -n "__fish_leader_run_using_subcommand status" -l context -d 'Context of the kubeconfig [default: its current-context]' -r
 complete -c leader-run -n "__fish_leader_run_using_subcommand status" -l as -d 'Do all this as another user, where the Role allows to impersonate it [default: the kubeconfig\'s]' -r
 complete -c leader-run -n "__fish_leader_run_using_subcommand status" -l request-timeout -d 'How long one request may take; can only lower it [default: half the renew deadline, 1s to 10s]' -r
-complete -c leader-run -n "__fish_leader_run_using_subcommand status" -s o -l output -d 'As text, json or name (the holder\'s identity only)' -r
+complete -c leader-run -n "__fish_leader_run_using_subcommand status" -s o -l output -d 'As text, json or name (the holder\'s identity only)' -r -f -a "text\t''
+json\t''
+name\t''"
 complete -c leader-run -n "__fish_leader_run_using_subcommand status" -l watch -d 'Go on, and print a line for each change but renewals'
 complete -c leader-run -n "__fish_leader_run_using_subcommand status" -s h -l help -d 'Print this help'
 complete -c leader-run -n "__fish_leader_run_using_subcommand check" -l lock -d 'Where the lock lives: lease (a Kubernetes Lease), configmap or endpoints (older locks), configmapsleases or endpointsleases (both at once, on the way to leases), file (this machine, no cluster)' -r -f -a "lease\t''
@@ -213,6 +215,15 @@ complete -c leader-run -n "__fish_leader_run_using_subcommand check" -s h -l hel
 complete -c leader-run -n "__fish_leader_run_using_subcommand assert" -l min-remaining -d 'Only if it is held for so much longer, even if it is not renewed' -r
 complete -c leader-run -n "__fish_leader_run_using_subcommand assert" -l state-file -d 'The state file [default: LEADER_ELECTION_STATE_FILE, which a child finds in its environment]' -r -F
 complete -c leader-run -n "__fish_leader_run_using_subcommand assert" -s h -l help -d 'Print this help'
+
+# Instead of the one above, which fails where an option lacks its value. A question is always the first word.
+function __fish_leader_run_needs_command
+    set -l words (commandline -opc)
+    contains -- "$words[2]" status check assert
+    or return 0
+    echo $words[2]
+    return 1
+end
 
 # What follows -- is a command line of its own, as after sudo.
 function __leader_run_command

@@ -88,7 +88,8 @@ pub struct Status {
     pub run: Pasted,
 
     /// As text, json or name (the holder's identity only)
-    #[arg(short, long, value_name = "FORMAT", default_value = "text", value_parser = output)]
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    #[arg(value_parser = one_of(["text", "json", "name"], output), hide_possible_values = true)]
     pub output: Output,
 
     /// Go on, and print a line for each change but renewals
@@ -197,7 +198,7 @@ pub struct Options {
     pub reports: Reports,
 
     /// The command, and its arguments, untouched; no shell
-    #[arg(last = true, value_name = "COMMAND", hide = true, value_hint = ValueHint::CommandWithArguments)]
+    #[arg(last = true, value_name = "COMMAND", hide = true)]
     pub command: Vec<OsString>,
 }
 

@@ -10,13 +10,25 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
+use std::sync::LazyLock;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All files that are made, by their paths.
-fn files() -> BTreeMap<PathBuf, String> {
+/// All files that are made, by their paths. Written before anybody looks at them, where that is asked for.
+fn files() -> &'static BTreeMap<PathBuf, String> {
+    static FILES: LazyLock<BTreeMap<PathBuf, String>> = LazyLock::new(|| {
+        let made = make();
+        if std::env::var_os("GENERATE").is_some() {
+            made.iter().for_each(|(path, text)| fs::write(root().join(path), text).unwrap());
+        }
+        made
+    });
+    &FILES
+}
+
+fn make() -> BTreeMap<PathBuf, String> {
     let mut command = Cli::command();
     command.build();
     let mut files = BTreeMap::new();
@@ -40,11 +52,8 @@ fn files() -> BTreeMap<PathBuf, String> {
 #[test]
 fn the_manual_and_the_completions_are_current() {
     let made = files();
-    if std::env::var_os("GENERATE").is_some() {
-        made.iter().for_each(|(path, text)| fs::write(root().join(path), text).unwrap());
-    }
     let again = "run: GENERATE=1 cargo test --test generated";
-    for (path, text) in &made {
+    for (path, text) in made {
         let found = fs::read_to_string(root().join(path)).unwrap_or_default();
         assert!(found == *text, "{} is not what src/cli.rs makes it; {again}", path.display());
     }
@@ -59,10 +68,10 @@ fn the_manual_and_the_completions_are_current() {
 
 #[test]
 fn the_pages_render_without_warnings() {
-    for page in files().into_keys().filter(|path| path.starts_with("man")) {
+    for page in files().keys().filter(|path| path.starts_with("man")) {
         for [program, options @ ..] in [["groff", "-ww", "-man", "-Tutf8"], ["mandoc", "-Tlint", "-W", "warning"]] {
             let mut command = Process::new(program);
-            let done = command.args(options).arg(root().join(&page)).env("LC_ALL", "C.UTF-8").output();
+            let done = command.args(options).arg(root().join(page)).env("LC_ALL", "C.UTF-8").output();
             let Ok(done) = done else {
                 eprintln!("not run: no {program} here");
                 continue;
@@ -78,6 +87,7 @@ fn the_pages_render_without_warnings() {
 
 #[test]
 fn shells_complete() {
+    files();
     for shell in ["bash", "zsh", "fish"] {
         let offers = |line: &str, words: &[&str]| {
             let Some(text) = shells::offered(shell, line) else { return };
@@ -91,6 +101,8 @@ fn shells_complete() {
         offers("leader-run --lock configmaps", &["configmapsleases"]);
         offers("leader-run --stop-signal USR", &["USR1", "USR2"]);
         offers("leader-run --on-lost ", &["exit", "rejoin"]);
+        offers("leader-run stat", &["status"]);
+        offers("leader-run status --output ", &["text", "json", "name"]);
         // As it would be without leader-run before it.
         if shell != "bash" || Path::new("/usr/share/bash-completion/bash_completion").exists() {
             offers("leader-run --lock file -- timeou", &["timeout"]);

@@ -86,12 +86,13 @@ fn options(command: &Command) -> String {
     let shown: Vec<_> = command.get_arguments().filter(|arg| !arg.is_hide_set()).collect();
     let mut headings: Vec<_> = shown.iter().map(|arg| arg.get_help_heading()).collect();
     headings.dedup();
-    // Those without a heading come last, as there is not much to say about them.
-    headings.sort_by_key(Option::is_none);
+    headings.sort_by_key(Option::is_some);
     headings.dedup();
     let mut roff = String::new();
     for heading in headings {
-        let _ = writeln!(roff, ".SS {}", heading.unwrap_or("Others"));
+        if let Some(heading) = heading {
+            let _ = writeln!(roff, ".SS {heading}");
+        }
         for arg in shown.iter().filter(|arg| arg.get_help_heading() == heading) {
             let help = arg.get_help().unwrap_or_default().to_string();
             let _ = writeln!(roff, ".TP\n{}\n{}{}", spelling(arg), escape(&help), escape(&default(arg)));
@@ -127,7 +128,8 @@ fn default(arg: &Arg) -> String {
     }
 }
 
-/// Text as the help has it: headings, each followed by indented paragraphs and rows of two columns.
+/// Text as the help has it: headings, each followed by indented paragraphs and rows of two columns. A paragraph that is
+/// not indented describes.
 fn sections(text: &str) -> Vec<Section> {
     let mut sections: Vec<Section> = Vec::new();
     let mut is_new = true;
@@ -137,6 +139,9 @@ fn sections(text: &str) -> Vec<Section> {
             sections.push((title(heading), String::new()));
             is_new = true;
             continue;
+        }
+        if !line.is_empty() && !line.starts_with(' ') && is_new {
+            sections.push(("DESCRIPTION".into(), String::new()));
         }
         let Some((title, roff)) = sections.last_mut() else { continue };
         let in_second_column = |line: &str| line.starts_with("   ");

@@ -9,30 +9,33 @@ pub const SHELLS: [Shell; 5] = [Shell::Bash, Shell::Elvish, Shell::Fish, Shell::
 
 /// The name and the text of the file for this shell.
 pub fn completions(shell: Shell, command: &Command) -> (String, String) {
-    // What is hidden is not for people; but COMMAND is, and the usage shows it.
+    // What is hidden is not for people.
     let shown = |command: &Command| {
-        let args: Vec<_> = command.get_arguments().filter(|arg| !arg.is_hide_set() || arg.is_last_set()).collect();
+        let args: Vec<_> = command.get_arguments().filter(|arg| !arg.is_hide_set()).cloned().collect();
         Command::new(&*command.get_name().to_owned().leak())
             .about(command.get_about().cloned().unwrap_or_default())
             .version(env!("CARGO_PKG_VERSION"))
             .disable_help_flag(true)
             .disable_version_flag(true)
-            .args(args.into_iter().map(|arg| arg.clone().hide(false)))
+            .args(args)
     };
     let mut command = shown(command).disable_help_subcommand(true).subcommands(man::parts(command).map(shown));
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command, "leader-run", &mut text);
     let mut text = String::from_utf8(text).unwrap();
+    // In bash it takes the hyphen of the name for the step to a subcommand, in one place of two.
+    text = text.replace("leader__subcmd__run", "leader__run");
     if let Shell::Bash | Shell::Zsh = shell {
         let begin = text.find("() {\n").expect("a function") + "() {\n".len();
         text.insert_str(begin, if shell == Shell::Bash { BASH_COMMAND } else { ZSH_COMMAND });
     } else if shell == Shell::Fish {
-        text += FISH_COMMAND;
+        let names: Vec<_> = command.get_subcommands().map(Command::get_name).collect();
+        text += &FISH_COMMAND.replace("QUESTIONS", &names.join(" "));
     }
     (shell.file_name("leader-run"), text)
 }
 
-// clap_complete has no words for COMMAND in bash and fish, and in zsh none where there are subcommands too.
+// clap_complete has no words for COMMAND in bash and fish, and in zsh none where there are subcommands.
 const BASH_COMMAND: &str = r#"    # What follows -- is a command line of its own, as after sudo.
     local at
     for ((at = 1; at < COMP_CWORD; at++)); do
@@ -52,6 +55,15 @@ const ZSH_COMMAND: &str = r#"    # What follows -- is a command line of its own,
     fi
 "#;
 const FISH_COMMAND: &str = r#"
+# Instead of the one above, which fails where an option lacks its value. A question is always the first word.
+function __fish_leader_run_needs_command
+    set -l words (commandline -opc)
+    contains -- "$words[2]" QUESTIONS
+    or return 0
+    echo $words[2]
+    return 1
+end
+
 # What follows -- is a command line of its own, as after sudo.
 function __leader_run_command
     set -l words (commandline -opc)
