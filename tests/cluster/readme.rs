@@ -42,7 +42,8 @@ fn whole(part: &str) -> String {
     let named = |kind: &str| format!("kind: {kind}\nmetadata: {{name: example}}\n");
     match part.lines().next().unwrap_or_default() {
         "rules:" => format!("apiVersion: rbac.authorization.k8s.io/v1\n{}{part}", named("Role")),
-        "securityContext:" => {
+        first if first.starts_with("  - apiGroups:") => whole(&format!("rules:\n{part}")),
+        first if first.starts_with("securityContext:") || first.starts_with("livenessProbe:") => {
             let inner = part.replace('\n', "\n    ");
             let spec = "spec:\n  containers:\n  - name: example\n    image: example";
             format!("apiVersion: v1\n{}{spec}\n    {inner}", named("Pod"))
