@@ -1,8 +1,8 @@
 //! The command line: nothing but flags, their help and their environment twins. `config.rs` says what
 //! they mean.
 
-// Its doc comments are the help text, where `<uid>` is no HTML.
-#![allow(rustdoc::invalid_html_tags)]
+// Its doc comments are the help text, where `<uid>` is no HTML and `[IP]` no link.
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
 use crate::child::signal;
 use crate::exit::Refusal;

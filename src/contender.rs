@@ -6,7 +6,7 @@
 
 use crate::child::guard::{Deadlines, FromGuard, ToGuard};
 use crate::clock::{Instant, Now};
-use crate::elector::{self, Elector, Leadership, Loss, Notice, Outcome};
+use crate::elector::{self, Elector, Leadership, Loss, Notice, Outcome, Waiting};
 use crate::exit;
 use crate::mutant::Mutant;
 use crate::store::{Change, Failure, Reply, Request, Version};
@@ -222,6 +222,11 @@ impl Contender {
     /// Whether the lock is ours at this moment, as far as we know.
     pub fn is_leading(&self) -> bool {
         self.elector.is_leading()
+    }
+
+    /// Whom we wait for, if we do.
+    pub fn waiting(&self) -> Option<Waiting> {
+        self.elector.waiting()
     }
 
     fn say(&mut self, said: Said) {

@@ -171,6 +171,7 @@ impl Run<'_> {
             self.guard.take_terminal_back();
             return Ok(Event::Alone);
         }
+        self.reports.waiting(|| contender.waiting());
         let now = Now::read();
         let wake = contender.wake(now);
         self.reports.feed(|| News::Due(wake.map(|wake| now.at.plus(wake))));

@@ -176,6 +176,20 @@ impl Drop for Terminal {
     }
 }
 
+/// The lines that a person sees of this, on a terminal that is wide enough.
+fn screen(seen: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for line in seen.replace("\x1b[?7l", "").replace("\x1b[?7h", "").split('\n') {
+        // Each part is written over the one before, and what is behind it goes where it says so.
+        let shown = line.split('\r').fold(String::new(), |before, part| match part.split_once("\x1b[K") {
+            Some((start, rest)) => format!("{start}{rest}"),
+            None => format!("{part}{}", before.get(part.len()..).unwrap_or_default()),
+        });
+        lines.push(shown);
+    }
+    lines
+}
+
 /// Every process, and its session.
 fn processes() -> Vec<(i32, i32)> {
     let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -445,4 +459,54 @@ fn the_child_hears_of_a_new_size_of_the_window() {
     let terminal = Terminal::of_shell(&["sh", "-c", &script.replace('$', "\\$").replacen("\\$lead", "$lead", 1)]);
     terminal.wait_seen("ready");
     resize(&terminal);
+}
+
+#[test]
+fn a_standby_shows_one_live_line_which_is_gone_before_its_child_starts() {
+    let mut leader = None;
+    let terminal = Terminal::new(|folder| {
+        let options = ["--identity", "first", "--lease-duration", "6s"];
+        let contender = Contender::start(&mut lead(folder, &options, &["sh", "-c", "echo on; sleep 60"]));
+        contender.wait_line("on");
+        leader = Some(contender);
+        let mut standby = lead(folder, &["--step-down-signal", "USR1"], &["sh", "-c", "echo my turn; sleep 60"]);
+        standby.env("TERM", "xterm");
+        standby
+    });
+    let live = "leader-run: waiting for first for ";
+    let rest = terminal.wait_seen(live);
+    assert!(rest.contains("s; file lock default/demo can expire in "), "{rest:?}");
+    let (begun, before) = (Instant::now(), terminal.count(live));
+    terminal.wait("three more of it", || (terminal.count(live) >= before + 3).then_some(()));
+    assert!(begun.elapsed() >= Duration::from_secs(2), "drawn each second at most: {:?}", begun.elapsed());
+    let lines = screen(&terminal.seen());
+    assert_eq!(lines.iter().filter(|line| line.contains(live)).count(), 1, "{lines:#?}");
+    assert!(lines.last().unwrap().starts_with(live), "{lines:#?}");
+    assert!(lines[lines.len() - 2].starts_with("leader-run: waiting: file lock default/demo is held by first"));
+
+    drop(leader);
+    terminal.wait_seen("my turn");
+    let lines = screen(&terminal.seen());
+    assert!(lines.contains(&"my turn".to_owned()), "{lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains("can expire in")), "{lines:#?}");
+}
+
+#[test]
+fn without_a_terminal_or_with_q_or_json_there_is_no_live_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut leader =
+        Contender::start(&mut lead(&folder, &["--lease-duration", "6s"], &["sh", "-c", "echo on; sleep 60"]));
+    leader.wait_line("on");
+    let piped = Contender::start(lead(&folder, &[], &["true"]).env("TERM", "xterm"));
+    piped.wait_line("is held by");
+    for options in [&["-q"][..], &["--log-format", "json"]] {
+        let mut terminal = Terminal::new(|_| {
+            let mut standby = lead(&folder, &[options, &["--wait", "2s"]].concat(), &["true"]);
+            standby.env("TERM", "xterm");
+            standby
+        });
+        assert_eq!(terminal.wait_end(), 124);
+        assert!(!terminal.seen().contains('\x1b'), "{:?}", terminal.seen());
+    }
+    assert!(leader.is_running() && !piped.said().contains("can expire in"), "{}", piped.said());
 }

@@ -133,6 +133,19 @@ pub struct GaveUp {
     pub failure: Option<Failure>,
 }
 
+/// Whom a standby waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The holder of the lock, as it says.
+    pub holder: String,
+    /// Since when it is waited for the lock.
+    pub since: Instant,
+    /// When we saw it change last...
+    pub renewed: Instant,
+    /// ...after which it is valid for so long.
+    pub lease: Duration,
+}
+
 /// What people are told in passing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {

@@ -439,6 +439,24 @@ impl Elector {
         }
     }
 
+    /// Whom we wait for, if we do.
+    pub fn waiting(&self) -> Option<Waiting> {
+        let writing = self.pending.as_ref().is_some_and(Pending::is_write);
+        match &self.standby.known {
+            Known::Present(Present { take_at: None, record, since, .. })
+                if matches!(self.phase, Phase::Standby) && !self.finishing && !writing =>
+            {
+                Some(Waiting {
+                    holder: record.holder.clone(),
+                    since: self.standby.started,
+                    renewed: *since,
+                    lease: record.lease_duration(self.settings.lease_duration),
+                })
+            }
+            _ => None,
+        }
+    }
+
     /// When the watch has been silent for so long that a get is due.
     fn silence_at(&self) -> Instant {
         let own = self.settings.lease_duration;

@@ -3,10 +3,13 @@
 //! They are written by a thread of their own: a reader that stops reading must never hold up a renewal.
 //! What does not fit into its queue meanwhile is lost.
 
+use crate::clock::Instant;
+use nix::unistd::{getpgrp, tcgetpgrp};
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 use tracing::{Event, Level, Subscriber};
@@ -29,13 +32,20 @@ pub enum Format {
 const QUEUE: usize = 1024;
 /// So long may the last ones take when the program ends.
 const LAST_LINES: Duration = Duration::from_millis(200);
+/// The live line is drawn anew so often.
+const REDRAW: Duration = Duration::from_secs(1);
+
+/// What the live line says at a moment.
+pub type Live = Box<dyn Fn(Instant) -> String + Send>;
 
 enum Job {
     Write(Vec<u8>),
+    Show(Option<Live>),
     Flush(SyncSender<()>),
 }
 
 static JOBS: OnceLock<SyncSender<Job>> = OnceLock::new();
+static LIVE_LINE: AtomicBool = AtomicBool::new(false);
 
 /// Begins to log messages of this level and graver ones. To be called once, after the last fork.
 pub fn start(format: Format, level: Level) {
@@ -43,6 +53,9 @@ pub fn start(format: Format, level: Level) {
     // Without a thread, on a system at its limits, lines are written at once.
     if thread::Builder::new().name("log".into()).spawn(move || write_all(&queue)).is_ok() {
         let _ = JOBS.set(jobs);
+        let dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
+        let live = format == Format::Text && level >= Level::INFO && !dumb && io::stderr().is_terminal();
+        LIVE_LINE.store(live, Ordering::Relaxed);
     }
     // Our own messages only: those of the libraries speak of their insides.
     let filter = Targets::new().with_target("leader_run", level);
@@ -53,6 +66,18 @@ pub fn start(format: Format, level: Level) {
             let json = lines::layer().json().flatten_event(true).with_current_span(false).with_span_list(false);
             registry.with(json.with_target(false).with_writer(|| Queue)).init();
         }
+    }
+}
+
+/// Whether people see messages on a terminal, below which a live line can be.
+pub fn has_live_line() -> bool {
+    LIVE_LINE.load(Ordering::Relaxed)
+}
+
+/// Shows this as the live line from now on, or none.
+pub fn show(live: Option<Live>) {
+    if let Some(jobs) = JOBS.get() {
+        let _ = jobs.try_send(Job::Show(live));
     }
 }
 
@@ -67,11 +92,66 @@ pub fn finish() {
 }
 
 fn write_all(queue: &Receiver<Job>) {
-    let mut out = io::stderr();
-    for job in queue {
+    let mut screen = Screen::default();
+    loop {
+        let job = match screen.draw_in() {
+            Some(left) => queue.recv_timeout(left),
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
         match job {
-            Job::Write(line) => drop(out.write_all(&line)),
-            Job::Flush(done) => drop(done.send(())),
+            Ok(Job::Write(line)) => {
+                screen.erase();
+                let _ = io::stderr().write_all(&line);
+            }
+            Ok(Job::Show(live)) => screen.show(live),
+            Ok(Job::Flush(done)) => {
+                screen.show(None);
+                let _ = done.send(());
+            }
+            Err(RecvTimeoutError::Timeout) => screen.draw(),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// The last line of a terminal, where the live line is.
+#[derive(Default)]
+struct Screen {
+    live: Option<Live>,
+    /// When it was drawn last, on a clock that only a live line needs.
+    drawn: Option<std::time::Instant>,
+    is_there: bool,
+}
+
+impl Screen {
+    fn show(&mut self, live: Option<Live>) {
+        self.live = live;
+        if self.live.is_none() {
+            self.erase();
+        }
+    }
+
+    /// How long until it is drawn again.
+    fn draw_in(&self) -> Option<Duration> {
+        self.live.as_ref()?;
+        Some(self.drawn.map_or(Duration::ZERO, |drawn| REDRAW.saturating_sub(drawn.elapsed())))
+    }
+
+    fn draw(&mut self) {
+        self.drawn = Some(std::time::Instant::now());
+        // In the background the terminal is somebody else's.
+        if let Some(live) = &self.live
+            && tcgetpgrp(io::stderr()).is_ok_and(|group| group == getpgrp())
+        {
+            // What does not fit is cut off, rather than wrapped into a second line that would stay.
+            let _ = write!(io::stderr(), "\r\x1b[?7l{}\x1b[K\x1b[?7h", live(Instant::now()));
+            self.is_there = true;
+        }
+    }
+
+    fn erase(&mut self) {
+        if std::mem::take(&mut self.is_there) {
+            let _ = io::stderr().write_all(b"\r\x1b[K");
         }
     }
 }

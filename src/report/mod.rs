@@ -12,7 +12,7 @@ mod words;
 use crate::child::guard::FromGuard;
 use crate::config::Config;
 use crate::contender::{End, Said};
-use crate::elector::{Loss, Notice};
+use crate::elector::{Loss, Notice, Waiting};
 use crate::lock::Lock;
 use crate::state::{Role, State};
 use crate::store::Failure;
@@ -23,6 +23,7 @@ use futures_util::future::{OptionFuture, join_all};
 use http::Feed;
 use humantime::{FormattedDuration, format_duration};
 use label::Label;
+use log::Live;
 use metrics::News;
 use nix::sys::signal::SigSet;
 use std::io;
@@ -54,6 +55,8 @@ pub struct Reports<'a> {
     on_stopped_leading: Option<Runner>,
     /// For whoever asks over HTTP.
     feed: Option<Feed>,
+    /// On a terminal: whom we wait for, as it is shown.
+    waiting: Option<Option<Waiting>>,
     label: Option<Label>,
     state: Option<state::Keeper>,
     closing: Closing,
@@ -99,8 +102,21 @@ impl<'a> Reports<'a> {
             on_new_leader: runner(&config.on_new_leader),
             on_stopped_leading: runner(&config.on_stopped_leading),
             feed,
+            waiting: log::has_live_line().then_some(None),
             label: config.pod_label.as_ref().and_then(|label| lock.labeller(label)).map(labelled),
         })
+    }
+
+    /// Shows whom we wait for, where there is a terminal.
+    pub fn waiting(&mut self, waiting: impl FnOnce() -> Option<Waiting>) {
+        if let Some(shown) = &mut self.waiting {
+            let waiting = waiting();
+            if *shown != waiting {
+                shown.clone_from(&waiting);
+                let lock = self.lock.to_string();
+                log::show(waiting.map(|waiting| -> Live { Box::new(move |now| words::waiting(&lock, &waiting, now)) }));
+            }
+        }
     }
 
     /// What the next request waits for, if it is a release's: that our pod is no longer labelled, but not for long.
@@ -179,6 +195,7 @@ impl<'a> Reports<'a> {
 
     /// Waits, for a bounded time, until the last of it has been told, and says why we end with this code. Returns that.
     pub async fn finish(mut self, code: i32) -> String {
+        self.waiting(|| None);
         if let Some(state) = self.state {
             state.finish();
         }

@@ -3,15 +3,17 @@
 use super::duration;
 use crate::child::guard::FromGuard;
 use crate::child::signal;
+use crate::clock::Instant;
 use crate::config::Config;
 use crate::contender::Said;
-use crate::elector::{GaveUp, Loss, Notice, Outcome};
+use crate::elector::{GaveUp, Loss, Notice, Outcome, Waiting};
 use crate::exit;
 use crate::lock::Lock;
 use crate::record::UNKNOWN;
 use crate::store::Failure;
 use crate::text::shown;
 use nix::errno::Errno;
+use std::time::Duration;
 use tracing::{debug, error, info, warn};
 
 /// Says it.
@@ -120,6 +122,17 @@ fn notice(lock: &dyn Lock, notice: &Notice) {
         }
         Notice::Reasserting => warn!("{lock} was cleared while we lead: writing it again"),
     }
+}
+
+/// Whom a standby waits for, as it is at this moment.
+pub fn waiting(lock: &str, waiting: &Waiting, now: Instant) -> String {
+    let seconds = |span: Duration| duration(Duration::from_secs(span.as_secs_f64().ceil() as u64));
+    let who = if waiting.holder == UNKNOWN { "two holders".into() } else { shown(&waiting.holder) };
+    format!(
+        "leader-run: waiting for {who} for {}; {lock} can expire in {} at the earliest",
+        seconds(now.standby_since(waiting.since)),
+        seconds(waiting.lease.saturating_sub(now.standby_since(waiting.renewed)))
+    )
 }
 
 /// What is known when `--wait` is over.
