@@ -114,7 +114,8 @@ fn a_leader_and_a_standby_answer_as_such() {
     assert_eq!(json(at_second, "/")["name"], "second");
     assert_eq!(metric(at_second, "leader_run_transitions"), 1.0);
     second.signal(SIGTERM);
-    assert_eq!(second.wait(), 0);
+    // A child that has not come to its trap yet dies of the signal.
+    assert!([0, 143].contains(&second.wait()));
 }
 
 #[test]
