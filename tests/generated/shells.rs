@@ -73,23 +73,19 @@ end
 complete -c leader-run -n 'contains -- -- (commandline -opc)' -x -a '(__leader_run_command)'
 "#;
 
-/// All that the shell shows when a tab is typed after this line: `None` where the shell is not here.
-pub fn offered(shell: &str, line: &str) -> Option<String> {
+/// All that the shell shows when a tab is typed after this line.
+pub fn offered(shell: &str, line: &str) -> String {
     let program = match shell {
         "bash" => &["bash", "--norc", "-c", BASH, "bash"][..],
         "zsh" => &["zsh", "-f", "-c", ZSH, "zsh"],
         _ => &["fish", "--no-config", "-c", FISH],
     };
-    if Process::new(program[0]).arg("--version").output().is_err() {
-        eprintln!("not run: no {shell} here");
-        return None;
-    }
     let mut command = Process::new("timeout");
     command.arg("60").args(program).arg(line).env("TERM", "dumb").stdin(Stdio::null());
     let done = command.current_dir(super::root().join("completions")).output().unwrap();
     let said = [done.stdout, done.stderr.clone()].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
     assert!(done.status.success() && done.stderr.is_empty(), "{shell}: {said}");
-    Some(said)
+    said
 }
 
 /// Calls the function that `complete` has for leader-run, as bash does.
