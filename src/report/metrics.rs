@@ -131,6 +131,7 @@ impl Metrics {
         match said {
             Said::Leading(leadership) => {
                 self.terms += 1;
+                self.holder.clone_from(&self.identity);
                 self.token = Some(leadership.token);
                 self.transitions = leadership.record.transitions;
             }
@@ -310,7 +311,6 @@ mod tests {
             News::Answered(Ok(())),
             News::Said(Said::Leading(leadership)),
             News::Said(Said::HeldUntil(at(113))),
-            News::Said(Said::Notice(Notice::Leader("me".into()))),
             News::Said(Said::Tree(FromGuard::Started(1, 4711))),
         ] {
             metrics.learn(at(100), news);

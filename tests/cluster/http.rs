@@ -51,6 +51,11 @@ fn contender(scene: &Scene, pod: &str, options: &[&str], script: &str) -> Conten
     Contender::start(scene.command(&options, &alone(&scene.oracle(), script)).env("POD_NAME", pod))
 }
 
+/// A polite child that says when it can be asked to leave.
+fn polite() -> String {
+    POLITE.replacen("TERM; ", "TERM; echo ready; ", 1)
+}
+
 fn is_labelled(namespace: &Namespace, pod: &str) -> bool {
     let pod: Pod = namespace.block_on(namespace.api().get(pod)).expect("the pod");
     assert_eq!(pod.labels().get("app").map(String::as_str), Some("work"), "its other labels stay");
@@ -65,17 +70,19 @@ fn wait_labelled(scene: &Scene, pod: &str, wanted: bool) -> Instant {
 
 fn the_leader_s_pod_has_it_and_nobody_else_s(cluster: &Cluster) {
     let scene = scene(cluster, &[LEASES, PODS]);
-    let mut first = contender(&scene, "pod-a", &[], POLITE);
+    let mut first = contender(&scene, "pod-a", &[], &polite());
     let started = first.wait_line("start ").at;
     let labelled = wait_labelled(&scene, "pod-a", true);
     figure("the label after the child's start", labelled.saturating_duration_since(started));
-    let mut second = contender(&scene, "pod-b", &[], POLITE);
+    let mut second = contender(&scene, "pod-b", &[], &polite());
     second.wait_line("is held by pod-a");
     assert!(!is_labelled(&scene.namespace, "pod-b"));
+    first.wait_line("ready");
     first.signal(SIGTERM);
     assert_eq!(first.wait(), 0, "{}", first.said());
     assert!(!is_labelled(&scene.namespace, "pod-a"));
     wait_labelled(&scene, "pod-b", true);
+    second.wait_line("ready");
     second.signal(SIGTERM);
     assert_eq!(second.wait(), 0, "{}", second.said());
     assert!(!is_labelled(&scene.namespace, "pod-b"));
@@ -102,13 +109,14 @@ fn a_server_that_hangs_delays_a_release_by_a_second(cluster: &Cluster) {
     let scene = scene(cluster, &[LEASES, PODS]);
     let proxy = Proxy::start(cluster);
     let options = [&LABEL[..], &SHORT[..], &["--no-events"]].concat();
-    let mut command = scene.command_at(&proxy.url(), &options, &alone(&scene.oracle(), POLITE));
+    let mut command = scene.command_at(&proxy.url(), &options, &alone(&scene.oracle(), &polite()));
     let mut first = Contender::start(command.env("POD_NAME", "pod-a"));
     first.wait_line("start ");
     wait_labelled(&scene, "pod-a", true);
     let rule = proxy.on(Matcher::method("PATCH"), Fault::Hold);
     let mut second = contender(&scene, "pod-b", &[], "exit 4");
     second.wait_line("is held by pod-a");
+    first.wait_line("ready");
     first.signal(SIGTERM);
     let asked = Instant::now();
     let led = second.wait_line("start ").at;
@@ -121,7 +129,7 @@ fn a_server_that_hangs_delays_a_release_by_a_second(cluster: &Cluster) {
 
 fn it_is_off_after_a_loss(cluster: &Cluster) {
     let scene = scene(cluster, &[LEASES, PODS]);
-    let mut first = contender(&scene, "pod-a", &[], POLITE);
+    let mut first = contender(&scene, "pod-a", &[], &polite());
     wait_labelled(&scene, "pod-a", true);
     scene.steal();
     assert_eq!(first.wait(), 75, "{}", first.said());
@@ -135,21 +143,23 @@ fn one_that_is_left_over_is_taken_away(cluster: &Cluster) {
     first.signal(SIGKILL);
     first.wait();
     assert!(is_labelled(&scene.namespace, "pod-a"), "nobody is left to take it away");
-    let mut second = contender(&scene, "pod-b", &[], POLITE);
+    let mut second = contender(&scene, "pod-b", &[], &polite());
     wait_labelled(&scene, "pod-b", true);
     let again = contender(&scene, "pod-a", &[], "exit 4");
     wait_labelled(&scene, "pod-a", false);
     again.wait_line("is held by pod-b");
+    second.wait_line("ready");
     second.signal(SIGTERM);
     assert_eq!(second.wait(), 0, "{}", second.said());
 }
 
 fn refusals_are_said_once_and_change_nothing(cluster: &Cluster) {
     let scene = scene(cluster, &[LEASES]);
-    let mut first = contender(&scene, "pod-a", &[], POLITE);
+    let mut first = contender(&scene, "pod-a", &[], &polite());
     first.wait_line("start ");
     let said = first.wait_line("--pod-label").text;
     assert!(said.contains("forbidden for ") && said.contains("it needs patch on pods"), "{said}");
+    first.wait_line("ready");
     first.signal(SIGTERM);
     let asked = Instant::now();
     assert_eq!((first.wait(), first.count("--pod-label")), (0, 1), "{}", first.said());
