@@ -1,7 +1,7 @@
 //! A server that answers with whatever a test wants, down to the last byte.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -67,7 +67,12 @@ fn serve(mut client: TcpStream, answer: &dyn Fn(&str) -> Answer) {
     }
     let request = String::from_utf8_lossy(&request).into_owned();
     match answer(request.lines().next().unwrap_or_default()) {
-        Answer::Text(text) => drop(client.write_all(text.as_bytes())),
+        Answer::Text(text) => {
+            let _ = client.write_all(text.as_bytes());
+            // Closed with a body unread, the connection would be reset, and the answer lost.
+            let _ = client.shutdown(Shutdown::Write);
+            while client.read(&mut buffer).is_ok_and(|length| length > 0) {}
+        }
         Answer::Endless(first, again) => {
             let again = again.repeat(1 + 65_536 / again.len());
             let _ = client.write_all(first.as_bytes());
