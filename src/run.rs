@@ -13,12 +13,16 @@ use crate::report::metrics::{Metrics, News};
 use crate::report::{Reports, duration, http, write_termination_log};
 use crate::state;
 use crate::store::{Change, Failure, Reply, Request};
+use crate::sys;
 use futures_util::StreamExt;
 use futures_util::future::OptionFuture;
 use nix::libc::{SIGINT, SIGTERM};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error};
+
+/// After this nothing is as it is at the start.
+const STARTED: Duration = Duration::from_secs(1);
 
 /// Opens the lock, contends for it, runs the child while leading, and returns the exit code.
 ///
@@ -62,7 +66,12 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
     run.reports.feed(|| News::Opened(lock.to_string()));
     let mut contender = Contender::new(settings, now);
     let mut event = Event::Tick;
+    let mut settled = false;
     loop {
+        if !settled && Now::read().at.standby_since(now.at) > STARTED {
+            settled = true;
+            sys::let_go_of_the_program();
+        }
         for action in contender.step(Now::read(), event) {
             if let Some(code) = run.act(action) {
                 let closing = run.reports.finish(code).await;

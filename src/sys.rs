@@ -11,6 +11,7 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::slice;
 use tokio::io::unix::AsyncFd;
 
 /// The runtime panics, rather than fails, when it cannot open its descriptors.
@@ -195,6 +196,29 @@ fn set_policy(policy: i32, priority: i32) -> nix::Result<()> {
 pub fn lock_memory() {
     // SAFETY: mlockall only takes flags.
     unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT) };
+}
+
+/// Lets go of what is mapped of the program. What is needed again is there again at once; what only the start needed
+/// stays away.
+pub fn let_go_of_the_program() {
+    extern "C" fn of_object(object: *mut libc::dl_phdr_info, _: libc::size_t, _: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the C library hands out what it knows of a loaded object, with its headers. What of it cannot be
+        // written is as in the file, from which the kernel reads it anew.
+        unsafe {
+            for header in slice::from_raw_parts((*object).dlpi_phdr, (*object).dlpi_phnum.into()) {
+                if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 {
+                    let begin = ((*object).dlpi_addr + header.p_vaddr) as usize;
+                    let before = begin % libc::sysconf(libc::_SC_PAGESIZE) as usize;
+                    let length = header.p_memsz as usize + before;
+                    libc::madvise((begin - before) as *mut libc::c_void, length, libc::MADV_DONTNEED);
+                }
+            }
+        }
+        // The program comes first; libraries are others' too.
+        1
+    }
+    // SAFETY: the function is as the call wants it, and keeps nothing.
+    unsafe { libc::dl_iterate_phdr(Some(of_object), std::ptr::null_mut()) };
 }
 
 /// Has `prepare` run in the new process right before it becomes the command. It may take no locks, which other

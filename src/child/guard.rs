@@ -16,7 +16,7 @@ const LINGER: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// How often the guard looks at the clock while a term runs, to learn how late it gets the CPU.
-const TICK: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_secs(1);
 
 /// Lateness is forgotten after between one and two of these.
 const MEMORY: Duration = Duration::from_secs(30);
