@@ -10,7 +10,7 @@ use crate::contender::{Action, Contender, Event, Settings};
 use crate::exit::{self, Refusal};
 use crate::lock::{self, Answer, Changes, Lock};
 use crate::report::metrics::{Metrics, News};
-use crate::report::{Reports, duration, http, write_termination_log};
+use crate::report::{Reports, duration, http, log, write_termination_log};
 use crate::state;
 use crate::store::{Change, Failure, Reply, Request};
 use crate::sys;
@@ -64,6 +64,8 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
         killing: None,
     };
     run.reports.feed(|| News::Opened(lock.to_string()));
+    // While the first answer is on its way.
+    tokio::spawn(async { log::warm_up() });
     let mut contender = Contender::new(settings, now);
     let mut event = Event::Tick;
     let mut settled = false;

@@ -44,19 +44,15 @@ enum Job {
     Flush(SyncSender<()>),
 }
 
-static JOBS: OnceLock<SyncSender<Job>> = OnceLock::new();
+/// Of the thread that writes; none on a system at its limits, where lines are written at once.
+static JOBS: OnceLock<Option<SyncSender<Job>>> = OnceLock::new();
 static LIVE_LINE: AtomicBool = AtomicBool::new(false);
 
 /// Begins to log messages of this level and graver ones. To be called once, after the last fork.
 pub fn start(format: Format, level: Level) {
-    let (jobs, queue) = sync_channel(QUEUE);
-    // Without a thread, on a system at its limits, lines are written at once.
-    if thread::Builder::new().name("log".into()).spawn(move || write_all(&queue)).is_ok() {
-        let _ = JOBS.set(jobs);
-        let dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
-        let live = format == Format::Text && level >= Level::INFO && !dumb && io::stderr().is_terminal();
-        LIVE_LINE.store(live, Ordering::Relaxed);
-    }
+    let dumb = std::env::var_os("TERM").is_none_or(|terminal| terminal == "dumb");
+    let live = format == Format::Text && level >= Level::INFO && !dumb && io::stderr().is_terminal();
+    LIVE_LINE.store(live, Ordering::Relaxed);
     // Our own messages only: those of the libraries speak of their insides.
     let filter = Targets::new().with_target("leader_run", level);
     let registry = tracing_subscriber::registry().with(filter);
@@ -69,6 +65,19 @@ pub fn start(format: Format, level: Level) {
     }
 }
 
+/// Starts the thread that writes, unless the first line has done so: for a moment when there is nothing else to do.
+pub fn warm_up() {
+    jobs();
+}
+
+fn jobs() -> Option<&'static SyncSender<Job>> {
+    let start = || {
+        let (jobs, queue) = sync_channel(QUEUE);
+        thread::Builder::new().name("log".into()).spawn(move || write_all(&queue)).ok().map(|_| jobs)
+    };
+    JOBS.get_or_init(start).as_ref()
+}
+
 /// Whether people see messages on a terminal, below which a live line can be.
 pub fn has_live_line() -> bool {
     LIVE_LINE.load(Ordering::Relaxed)
@@ -76,7 +85,7 @@ pub fn has_live_line() -> bool {
 
 /// Shows this as the live line from now on, or none.
 pub fn show(live: Option<Live>) {
-    if let Some(jobs) = JOBS.get() {
+    if let Some(jobs) = jobs() {
         let _ = jobs.try_send(Job::Show(live));
     }
 }
@@ -84,7 +93,7 @@ pub fn show(live: Option<Live>) {
 /// Waits, for a moment, until what was logged is written.
 pub fn finish() {
     let (done, written) = sync_channel(1);
-    if let Some(jobs) = JOBS.get()
+    if let Some(Some(jobs)) = JOBS.get()
         && jobs.try_send(Job::Flush(done)).is_ok()
     {
         let _ = written.recv_timeout(LAST_LINES);
@@ -161,7 +170,7 @@ struct Queue;
 
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        match JOBS.get() {
+        match jobs() {
             Some(jobs) => drop(jobs.try_send(Job::Write(line.to_vec()))),
             None => io::stderr().write_all(line)?,
         }
