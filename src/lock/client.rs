@@ -73,7 +73,13 @@ impl Client {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_keepalive(Some(Duration::from_secs(30)));
-        let problem = |e: kube::Error| anyhow!("cannot use the credentials for {server}: {}", root(&e));
+        let problem = |e: kube::Error| match root(&e) {
+            cause if cause.contains("No CA certificates") => anyhow!(
+                "cannot trust {server}: the kubeconfig names no certificate-authority, and this system has no certificates \
+                 (ca-certificates)"
+            ),
+            cause => anyhow!("cannot use the credentials for {server}: {cause}"),
+        };
         let https = config.rustls_https_connector_with_connector(http).map_err(problem)?;
         let auth = config.auth_layer().map_err(problem)?;
         let (auth, program) = match config.auth_info.exec.is_some() || config.auth_info.auth_provider.is_some() {
