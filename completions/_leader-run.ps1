@@ -133,7 +133,7 @@ Register-ArgumentCompleter -Native -CommandName 'leader-run' -ScriptBlock {
         }
         'leader-run;assert' {
             [CompletionResult]::new('--min-remaining', '--min-remaining', [CompletionResultType]::ParameterName, 'Only if it is held for so much longer, even if it is not renewed')
-            [CompletionResult]::new('--state-file', '--state-file', [CompletionResultType]::ParameterName, 'The state file [default: LEADER_ELECTION_STATE_FILE, which a child finds in its environment]')
+            [CompletionResult]::new('--state-file', '--state-file', [CompletionResultType]::ParameterName, 'The state file [default: LEADER_RUN_STATE_FILE, else LEADER_ELECTION_STATE_FILE, which a child finds in its environment]')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print this help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print this help')
             break

@@ -127,7 +127,7 @@ set edit:completion:arg-completer[leader-run] = {|@words|
         }
         &'leader-run;assert'= {
             cand --min-remaining 'Only if it is held for so much longer, even if it is not renewed'
-            cand --state-file 'The state file [default: LEADER_ELECTION_STATE_FILE, which a child finds in its environment]'
+            cand --state-file 'The state file [default: LEADER_RUN_STATE_FILE, else LEADER_ELECTION_STATE_FILE, which a child finds in its environment]'
             cand -h 'Print this help'
             cand --help 'Print this help'
         }

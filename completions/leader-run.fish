@@ -213,7 +213,7 @@ complete -c leader-run -n "__fish_leader_run_using_subcommand check" -s v -l ver
 complete -c leader-run -n "__fish_leader_run_using_subcommand check" -s q -l quiet -d 'Say only what is an error'
 complete -c leader-run -n "__fish_leader_run_using_subcommand check" -s h -l help -d 'Print this help'
 complete -c leader-run -n "__fish_leader_run_using_subcommand assert" -l min-remaining -d 'Only if it is held for so much longer, even if it is not renewed' -r
-complete -c leader-run -n "__fish_leader_run_using_subcommand assert" -l state-file -d 'The state file [default: LEADER_ELECTION_STATE_FILE, which a child finds in its environment]' -r -F
+complete -c leader-run -n "__fish_leader_run_using_subcommand assert" -l state-file -d 'The state file [default: LEADER_RUN_STATE_FILE, else LEADER_ELECTION_STATE_FILE, which a child finds in its environment]' -r -F
 complete -c leader-run -n "__fish_leader_run_using_subcommand assert" -s h -l help -d 'Print this help'
 
 # Instead of the one above, which fails where an option lacks its value. A question is always the first word.

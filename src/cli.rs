@@ -122,7 +122,8 @@ pub struct Assert {
     #[arg(long, value_name = "DUR", default_value = "0s", value_parser = duration, allow_hyphen_values = true)]
     pub min_remaining: Duration,
 
-    /// The state file [default: LEADER_ELECTION_STATE_FILE, which a child finds in its environment]
+    /// The state file [default: LEADER_RUN_STATE_FILE, else LEADER_ELECTION_STATE_FILE, which a child finds in its
+    /// environment]
     #[arg(long, value_name = "PATH", env = "LEADER_RUN_STATE_FILE", hide_env = true)]
     pub state_file: Option<PathBuf>,
 
@@ -462,10 +463,12 @@ const ABOUT_STATUS: &str = "\
 Exit codes:
   0    somebody holds the lock
   1    nobody does, or there is no such lock
-  2    that cannot be told: the lock cannot be reached or read
+  2    that cannot be told: the lock cannot be reached or read, or its
+       two objects name different holders
   125  wrong options or settings
 
-The arguments of a run can be given as they are: what does not say where the lock is is not looked at.
+The arguments of a run can be given as they are; what does not say where the
+lock is makes no difference.
 ";
 
 const ABOUT_CHECK: &str = "\
@@ -474,8 +477,9 @@ Exit codes:
   1    something is
   125  wrong options or settings, or the API server cannot be asked
 
-What there is goes to standard error. Where rights are missing, standard output has the Role and the RoleBinding that
-grant them, as in: leader-run check --ns ops --name cronworker | kubectl apply -f -
+What there is goes to standard error. Where rights are missing, standard output
+has the Role and the RoleBinding that grant them, as in:
+  leader-run check --ns ops --name cronworker | kubectl apply -f -
 ";
 
 /// What follows the options in the help, and is in the manual too: a heading, then indented paragraphs and rows of

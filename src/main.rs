@@ -6,7 +6,7 @@ use leader_run::config::{Config, Timing};
 use leader_run::exit::{self, Refusal};
 use leader_run::report::{log, write_termination_log};
 use leader_run::{ask, release, run, sys};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use tracing::{Level, error};
 
 fn main() {
@@ -34,9 +34,11 @@ fn start() -> Result<i32, Refusal> {
     let options = cli.options;
     let timing = Timing::new(&options)?;
     if cli.help {
-        // Not println!, which panics when nobody can read it.
-        writeln!(std::io::stdout(), "{}", Cli::help(&timing.meaning()))?;
-        return Ok(0);
+        // Not println!, which panics when nobody reads it.
+        return match writeln!(std::io::stdout(), "{}", Cli::help(&timing.meaning())) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+            _ => Ok(0),
+        };
     }
     let level = match (options.reports.verbose, options.reports.quiet) {
         (_, true) => Level::ERROR,

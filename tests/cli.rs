@@ -139,11 +139,15 @@ fn kubeconfigs_that_cannot_be_used() {
     one_line(&run(&proxied, &["--ns", "ops"]), 125, &["proxy-url"]);
     one_line(&run(&whole("server: 'not a url'"), &["--ns", "ops"]), 125, &["cannot use kubeconfig"]);
     // Without a certificate of its own, on a system that has none.
-    fs::write(&path, whole("server: 'https://127.0.0.1:1'")).unwrap();
-    let mut bare = leader_run();
-    bare.envs([("SSL_CERT_FILE", "/nowhere"), ("SSL_CERT_DIR", "/nowhere")]);
-    bare.args(["--kubeconfig", &file, "--ns", "ops", "--", "true"]);
-    one_line(&Finished::from(bare.output().unwrap()), 125, &["certificate-authority", "ca-certificates"]);
+    let bare = |server: &str| {
+        fs::write(&path, whole(server)).unwrap();
+        let mut command = leader_run();
+        command.envs([("SSL_CERT_FILE", "/nowhere"), ("SSL_CERT_DIR", "/nowhere")]);
+        command.args(["--kubeconfig", &file, "--ns", "ops", "--wait", "0s", "--", "true"]);
+        Finished::from(command.output().unwrap())
+    };
+    one_line(&bare("server: 'https://127.0.0.1:1'"), 125, &["certificate-authority", "ca-certificates"]);
+    assert_eq!(bare("server: 'http://127.0.0.1:1'").code, 124);
     // An unreachable server is said once and tried again; the last error is repeated at the end.
     let unreachable = run(&local, &["--ns", "ops"]);
     assert_eq!(unreachable.code, 124, "{}", unreachable.stderr);

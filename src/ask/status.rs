@@ -164,20 +164,28 @@ impl Asking<'_> {
         if let Some(why) = unclear {
             note(&format!("leader-run: {why}"));
         }
+        match self.print(&told, first).and_then(|()| stdout().flush()) {
+            // What was asked is answered by the code, too.
+            Err(error) if !self.watch && error.kind() == ErrorKind::BrokenPipe => {}
+            printed => printed?,
+        }
+        Ok(told.code)
+    }
+
+    fn print(&self, told: &Told, first: bool) -> io::Result<()> {
         let mut out = stdout().lock();
         match self.output {
             // Nothing when it is free; that it has become so is a line without a name.
             Output::Name if told.holder().is_empty() && first => {}
             Output::Name => writeln!(out, "{}", told.holder())?,
-            Output::Json => writeln!(out, "{}", Value::Object(told.json))?,
+            Output::Json => writeln!(out, "{}", Value::Object(told.json.clone()))?,
             Output::Text if told.text.is_empty() => {}
             Output::Text if self.watch => {
                 writeln!(out, "{} {}", Wall::now().whole_second(), told.text.join("; "))?;
             }
             Output::Text => writeln!(out, "{}", told.text.join("\n  "))?,
         }
-        out.flush()?;
-        Ok(told.code)
+        Ok(())
     }
 
     /// What can be said of it at this moment.
@@ -234,9 +242,11 @@ impl Asking<'_> {
             _ => vec![format!("{} is held, nobody can tell by whom", self.lock)],
         };
         if state == "held" && !record.acquire_time.is_empty() {
-            let since = Wall::parse(&record.acquire_time).map(|since| now.wall.seconds_after(since));
-            let since = since.map(|since| format!(", {}", past(since))).unwrap_or_default();
-            text.push(format!("since {}{since}", shown(&record.acquire_time)));
+            // The fraction of a second is nobody's time: it tells apart terms of one identity.
+            text.push(match Wall::parse(&record.acquire_time).map(|since| since.back_to(0)) {
+                Some(since) => format!("since {}, {}", since.whole_second(), past(now.wall.seconds_after(since))),
+                None => format!("since {}", shown(&record.acquire_time)),
+            });
         }
         match (state, renewed.zip(left)) {
             ("held", Some((renewed, left))) if expired => {
