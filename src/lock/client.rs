@@ -131,10 +131,14 @@ impl Client {
             return Failure::Unclear(format!("cannot use the credentials for {}: {cause}", self.server));
         }
         if cause.contains("invalid peer certificate") || cause.contains("certificate not valid") {
-            return Failure::Unusable(format!(
-                "cannot trust {}: {cause}; check the certificate-authority of the kubeconfig",
-                self.server
-            ));
+            let what = match &cause {
+                // The only words for it are those of a debug output.
+                cause if cause.contains("CaUsedAsEndEntity") => {
+                    "its certificate is one of a certificate authority; give it one of its own, signed by that"
+                }
+                cause => &format!("{cause}; check the certificate-authority of the kubeconfig"),
+            };
+            return Failure::Unusable(format!("cannot trust {}: {what}", self.server));
         }
         Failure::Unclear(format!("cannot reach {}: {cause}", self.server))
     }
@@ -283,6 +287,12 @@ pub fn failure(verb: Verb, subject: &str, needs: &str, status: u16, answer: &Val
             Failure::Refused(
                 verb,
                 match user {
+                    Some(user) if whole.contains(" cannot impersonate ") => {
+                        let user = excerpt(user.as_bytes());
+                        format!(
+                            "cannot {subject}: {user} may not do it as another user (--as): it needs impersonate on users"
+                        )
+                    }
                     Some(user) => {
                         format!(
                             "cannot {subject}: forbidden for {}; it needs {needs} (leader-run check prints the Role)",
@@ -375,6 +385,17 @@ mod tests {
         let missing = json!({"message": "namespaces \"x\" not found", "details": {"kind": "namespaces", "name": "x"}});
         let create = failure(Verb::Create, "create lease x/a", "", 404, &missing);
         assert_eq!(create, Failure::Rejected("cannot create lease x/a: namespace \"x\" does not exist".into()));
+    }
+
+    #[test]
+    fn who_may_not_be_another_user_is_told_so() {
+        let message =
+            "users \"nobody\" is forbidden: User \"bob\" cannot impersonate resource \"users\" in API group \"\"";
+        let told = failure(Verb::Get, "get lease ops/a", "get on leases", 403, &json!({"message": message}));
+        assert_eq!(
+            told.to_string(),
+            "cannot get lease ops/a: bob may not do it as another user (--as): it needs impersonate on users"
+        );
     }
 
     #[test]

@@ -90,7 +90,7 @@ async fn keep(label: Labeller, limit: Duration, mut wanted: Receiver<bool>, sett
             }
             Err(failure) => {
                 if !std::mem::replace(&mut said, true) {
-                    warn!("cannot {} --pod-label: {failure}; trying again", if on { "set" } else { "take away" });
+                    warn!("--pod-label cannot be {}: {failure}; trying again", if on { "set" } else { "taken away" });
                 }
                 Some(pause)
             }
