@@ -146,8 +146,8 @@ impl Scheduling {
         // SAFETY: the call is about this process, and only takes numbers.
         unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) };
         let _ = setrlimit(Resource::RLIMIT_RTTIME, self.real_time.0, self.real_time.1);
-        if set_policy(self.policy, self.priority).is_err() {
-            let _ = set_policy(libc::SCHED_OTHER, 0);
+        if set_policy(MYSELF, self.policy, self.priority).is_err() {
+            let _ = set_policy(MYSELF, libc::SCHED_OTHER, 0);
         }
     }
 
@@ -159,11 +159,16 @@ impl Scheduling {
         if ![libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE].contains(&policy) {
             return;
         }
-        if step_down_when_spinning(before.real_time).is_err() || set_policy(libc::SCHED_FIFO, 1).is_err() {
+        if step_down_when_spinning(before.real_time).is_err() || set_policy(MYSELF, libc::SCHED_FIFO, 1).is_err() {
             // SAFETY: as in `apply`.
             unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
         }
     }
+}
+
+/// Lets this thread, which may be another process's, go before all ordinary ones, where our rights allow.
+pub fn hurry(thread: Pid) {
+    let _ = set_policy(thread, libc::SCHED_FIFO, 1);
 }
 
 /// Lets this thread go behind the others of this process, and everything else.
@@ -176,7 +181,7 @@ pub fn step_back() {
 /// It is no longer blocked then.
 fn step_down_when_spinning((soft, hard): (libc::rlim_t, libc::rlim_t)) -> nix::Result<()> {
     extern "C" fn step_down(_: libc::c_int) {
-        let _ = set_policy(libc::SCHED_OTHER, 0);
+        let _ = set_policy(MYSELF, libc::SCHED_OTHER, 0);
     }
     let action = SigAction::new(SigHandler::Handler(step_down), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler makes one system call. It may change errno between another call and its reading by
@@ -186,10 +191,13 @@ fn step_down_when_spinning((soft, hard): (libc::rlim_t, libc::rlim_t)) -> nix::R
     setrlimit(Resource::RLIMIT_RTTIME, soft.min(LONGEST_RUN), hard)
 }
 
-fn set_policy(policy: i32, priority: i32) -> nix::Result<()> {
+/// For the kernel, the calling thread.
+const MYSELF: Pid = Pid::from_raw(0);
+
+fn set_policy(thread: Pid, policy: i32, priority: i32) -> nix::Result<()> {
     let param = libc::sched_param { sched_priority: priority };
-    // SAFETY: the call is about this process, and reads a value that outlives it.
-    Errno::result(unsafe { libc::sched_setscheduler(0, policy, &param) }).map(drop)
+    // SAFETY: the call reads a value that outlives it.
+    Errno::result(unsafe { libc::sched_setscheduler(thread.as_raw(), policy, &param) }).map(drop)
 }
 
 /// Keeps what memory this process has in memory, where its rights and limits allow.

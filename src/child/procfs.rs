@@ -20,7 +20,7 @@ const CHUNK: usize = 2048;
 /// # Errors
 /// What keeps the lists from being read; ENOENT too where this kernel keeps none.
 pub fn children(pid: Pid, mut found: impl FnMut(Pid) -> bool) -> nix::Result<()> {
-    let threads = folder(Path::of(format_args!("/proc/{pid}/task")).as_c_str())?;
+    let threads = thread_folder(pid)?;
     numbered_entries(&threads, |thread| {
         let list = Path::of(format_args!("{thread}/children"));
         match openat(&threads, list.as_c_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
@@ -29,6 +29,17 @@ pub fn children(pid: Pid, mut found: impl FnMut(Pid) -> bool) -> nix::Result<()>
             Err(Errno::ENOENT) => Ok(true),
             Err(error) => Err(error),
         }
+    })
+}
+
+/// Hands each thread of this process to `found`.
+///
+/// # Errors
+/// What keeps /proc from being read.
+pub fn threads(pid: Pid, found: impl Fn(Pid)) -> nix::Result<()> {
+    numbered_entries(&thread_folder(pid)?, |thread| {
+        found(Pid::from_raw(thread));
+        Ok(true)
     })
 }
 
@@ -60,6 +71,10 @@ fn parent_in(stat: &[u8]) -> Option<Pid> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let parent = stat[end..].split(|byte| *byte == b' ').nth(2)?;
     Some(Pid::from_raw(std::str::from_utf8(parent).ok()?.parse().ok()?))
+}
+
+fn thread_folder(pid: Pid) -> nix::Result<OwnedFd> {
+    folder(Path::of(format_args!("/proc/{pid}/task")).as_c_str())
 }
 
 fn folder(path: &CStr) -> nix::Result<OwnedFd> {

@@ -159,7 +159,12 @@ impl Member {
     fn signal(self, us: Pid, signal: i32) {
         let _ = if self.parent == us {
             // Only we could reap it, and have not: its number is still its own.
-            sys::kill(self.pid, signal)
+            let done = sys::kill(self.pid, signal);
+            if signal == SIGKILL {
+                // On a busy machine it would wait for its turn to die. Each thread has to.
+                let _ = procfs::threads(self.pid, sys::hurry);
+            }
+            done
         } else {
             // Others may have reaped it meanwhile, and its number be another's. Opened, it stays what it is.
             match sys::open_process(self.pid) {
@@ -289,6 +294,34 @@ mod tests {
         // As ours it is killed.
         member.signal(Pid::this(), SIGKILL);
         assert_eq!(stranger.wait().unwrap().code(), None);
+    }
+
+    #[test]
+    fn what_is_killed_dies_before_all_others() {
+        const FIFO: &str = "1";
+        if !in_own_process("child::tree::tests::what_is_killed_dies_before_all_others") {
+            return;
+        }
+        let _output = bash("sleep 300 & echo; wait");
+        let mut walker = Walker::new();
+        walker.signal_all(&[]);
+        let pids: Vec<_> = walker.found.iter().map(|member| member.pid).collect();
+        let policy = |pid: Pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.split(' ').nth(38).unwrap().to_owned()
+        };
+        assert!(pids.iter().all(|pid| policy(*pid) != FIFO));
+        sys::hurry(Pid::this());
+        if policy(Pid::this()) != FIFO {
+            return eprintln!("not run: it needs the right to real-time scheduling");
+        }
+        // Dead or not, they are there until they are reaped. The second one is ours when the first one is dead.
+        let begin = std::time::Instant::now();
+        while !pids.iter().all(|pid| policy(*pid) == FIFO) {
+            assert!(begin.elapsed() < Duration::from_secs(30));
+            walker.signal_all(&[SIGKILL]);
+        }
+        walker.kill_until_alone();
     }
 
     #[test]
