@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{
-    Contender, DAEMON, Finished, LONG, copy_program, is_alive, leader_run, steal, wait_for, wait_gone,
+    AT_ONCE, Contender, DAEMON, Finished, LONG, copy_program, is_alive, leader_run, steal, wait_for, wait_gone,
     with_default_signals,
 };
 use tempfile::TempDir;
@@ -189,17 +189,17 @@ fn signals_that_are_ignored_from_the_start_stay_ignored() {
 #[test]
 fn after_the_stop_grace_the_child_is_killed_and_asking_again_changes_nothing() {
     let (_folder, mut contender) =
-        start(&["--stop-grace", "1500ms"], "trap 'echo asked' TERM; echo ready; while :; do sleep 0.02; done");
+        start(&["--stop-grace", "3s"], "trap 'echo asked' TERM; echo ready; while :; do sleep 0.02; done");
     contender.wait_line("ready");
     contender.signal(SIGTERM);
     let asked = Instant::now();
-    for _ in 0..5 {
+    while asked.elapsed() < Duration::from_millis(2_500) {
         std::thread::sleep(Duration::from_millis(100));
         contender.signal(SIGTERM);
     }
     assert_eq!(contender.wait(), 137, "{}", contender.said());
     let took = asked.elapsed();
-    assert!(took >= Duration::from_millis(1_490) && took < Duration::from_millis(2_500), "{took:?}");
+    assert!(took >= Duration::from_millis(2_990) && took < Duration::from_secs(3) + AT_ONCE, "{took:?}");
     assert!(contender.count("asked") >= 2, "each request reaches the child");
 }
 
@@ -255,7 +255,7 @@ fn kill_9_of_leader_run_takes_the_whole_tree_along() {
     let killed = Instant::now();
     contender.signal(SIGKILL);
     let took = wait_gone(&pids, LONG) - killed;
-    assert!(took <= Duration::from_millis(100), "{took:?}");
+    assert!(took <= AT_ONCE, "{took:?}");
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn a_guard_that_dies_takes_the_tree_along_and_the_lock_is_given_back() {
     let killed = Instant::now();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(guard.parse().unwrap()), nix::sys::signal::SIGKILL).unwrap();
     let took = wait_gone(&pids, LONG) - killed;
-    assert!(took <= Duration::from_millis(500), "{took:?}");
+    assert!(took <= AT_ONCE, "{took:?}");
     assert_eq!(contender.wait(), 125, "{}", contender.said());
     let record = fs::read_to_string(folder.path().join("default_demo.json")).unwrap();
     assert!(record.contains("\"holderIdentity\":\"\""), "{record}");

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use support::{Contender, Finished, LONG, alone, copy_program, leader_run, median, wait_for, wait_gone};
+use support::{AT_ONCE, Contender, Finished, LONG, alone, copy_program, leader_run, median, wait_for, wait_gone};
 use tempfile::TempDir;
 
 /// One lock, in a folder of its own.
@@ -112,16 +112,16 @@ fn a_lock_that_is_free_is_taken_with_wait_zero() {
 
 #[test]
 fn after_kill_9_the_child_is_gone_and_the_lock_is_given_back() {
-    let next = next_after_kill_9(&SHORT);
-    assert!(next <= Duration::from_secs(1), "the next child started after {next:?}");
+    let next = next_after_kill_9(&[]);
+    assert!(next <= AT_ONCE, "the next child started after {next:?}");
 }
 
 #[test]
 fn after_kill_9_without_a_crash_release_the_next_one_waits_for_the_lease() {
     let next = next_after_kill_9(&[&SHORT[..], &["--no-crash-release"]].concat());
     let lease = Duration::from_secs(3);
-    assert!(next >= lease - Duration::from_millis(20), "the next child started after {next:?}");
-    assert!(next <= lease + Duration::from_millis(500), "the next child started after {next:?}");
+    assert!(next >= lease, "the next child started after {next:?}");
+    assert!(next <= lease + AT_ONCE, "the next child started after {next:?}");
 }
 
 /// How long after the last renewal, right after which its leader was killed.
@@ -135,16 +135,20 @@ fn next_after_kill_9(options: &[&str]) -> Duration {
     });
     let pid = leader.wait_line("pid ").text[4..].parse().unwrap();
     standby.wait_line("waiting");
-    // Right after a renewal, so that its moment is known.
-    let renewed = |text: &str| lock.text() != *text;
+    // Right after a renewal, so that its moment is known: it was not yet there then.
     let before = lock.text();
-    wait_for("a renewal", LONG, || renewed(&before).then_some(()));
-    let renewal = Instant::now();
+    let mut renewal = Instant::now();
+    wait_for("a renewal", LONG, || {
+        let looked = Instant::now();
+        let is_there = lock.text() != before;
+        renewal = if is_there { renewal } else { looked };
+        is_there.then_some(())
+    });
     let killed = Instant::now();
     leader.signal(SIGKILL);
     let gone = wait_gone(&[pid], LONG);
     // The first row of the fault matrix measures it.
-    assert!(gone - killed <= Duration::from_secs(1), "{:?}", gone - killed);
+    assert!(gone - killed <= AT_ONCE, "{:?}", gone - killed);
     let next = standby.wait_line("pid ").at;
     assert_eq!(standby.count("OVERLAP"), 0);
     next - renewal
@@ -157,10 +161,10 @@ fn a_stopped_leader_run_loses_its_child_in_time() {
     let pid = leader.wait_line("pid ").text[4..].parse().unwrap();
     leader.signal(SIGSTOP);
     let stopped = Instant::now();
-    // S+K is 2 s after a renewal that was at most a retry period ago.
+    // K is 2 s, and L 3 s: then another one may lead.
     let gone = wait_gone(&[pid], LONG) - stopped;
     leader.signal(SIGCONT);
-    assert!(gone <= Duration::from_millis(2_300), "{gone:?}");
+    assert!(gone < Duration::from_secs(3), "{gone:?}");
     assert_eq!(leader.wait(), 75);
     assert!(leader.said().contains("lost file lock default/demo"), "{}", leader.said());
 }
@@ -168,13 +172,14 @@ fn a_stopped_leader_run_loses_its_child_in_time() {
 #[test]
 fn a_lock_taken_by_somebody_else_is_a_loss_and_is_not_touched_again() {
     let lock = Lock::new();
-    let mut leader =
-        lock.contender(&[], "trap 'echo asked; exit 0' TERM; echo listening; while :; do sleep 0.05; done");
+    let script = "trap 'echo asked; exit 0' TERM; echo listening; while :; do sleep 0.05; done";
+    // It does not look before it renews: it is told.
+    let mut leader = lock.contender(&["--lease-duration", "30s", "--retry-period", "15s"], script);
     leader.wait_line("listening");
     let foreign = lock.text().replace(&identity(&lock), "somebody-else");
     let foreign = replace(&lock, &foreign);
     let written = Instant::now();
-    assert!(leader.wait_line("asked").at - written <= Duration::from_millis(500));
+    assert!(leader.wait_line("asked").at - written <= AT_ONCE);
     assert_eq!(leader.wait(), 75);
     assert!(leader.said().contains("somebody-else holds it now"), "{}", leader.said());
     assert_eq!(lock.text(), foreign);
@@ -204,10 +209,10 @@ fn after_a_loss_it_contends_again_where_asked_to() {
         replace(&lock, &lock.text().replace(&identity(&lock), "somebody-else"));
         let written = Instant::now();
         wait_for("the loss", LONG, || (leader.count("asked") == term).then_some(()));
-        wait_for("contending again", LONG, || (leader.count("is held by somebody-else") >= 1).then_some(()));
-        assert!(written.elapsed() < Duration::from_secs(3), "the thief's lease is waited for");
+        wait_for("another term", LONG, || (leader.count("listening") == term + 1).then_some(()));
+        assert!(written.elapsed() >= Duration::from_secs(3), "the thief's lease is waited for");
     }
-    wait_for("another term", LONG, || (leader.count("listening") == 4).then_some(()));
+    assert!(leader.count("is held by somebody-else") >= 1, "{}", leader.said());
     assert_eq!(leader.count("OVERLAP"), 0);
     leader.signal(SIGTERM);
     assert_eq!(leader.wait(), 0, "{}", leader.said());
@@ -304,13 +309,14 @@ fn two_processes_with_one_identity_never_have_two_children() {
     codes.sort();
     assert_eq!(codes, [(0, 0), (0, 0)], "in turn");
     // A restart after a crash waits for the lease; with --resume it does not.
+    let options = ["--identity", "same", "--no-crash-release"];
     let crashed = lock.contender(&options, "sleep 60");
     crashed.wait_line("start");
     crashed.signal(SIGKILL);
     let start = Instant::now();
     let mut resumed = lock.contender(&[&options[..], &["--resume"]].concat(), "exit 3");
     assert_eq!(resumed.wait(), 3);
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "its lease is of 15 s: {:?}", start.elapsed());
 }
 
 #[test]

@@ -8,8 +8,10 @@ use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::{Duration, Instant};
-use support::{Contender, DAEMON, LONG, alone, as_pid_1, children, is_alive, leader_run, tree, wait_for, wait_gone};
+use std::time::Instant;
+use support::{
+    AT_ONCE, Contender, DAEMON, LONG, alone, as_pid_1, children, is_alive, leader_run, tree, wait_for, wait_gone,
+};
 use tempfile::TempDir;
 
 /// A leader-run that is PID 1, with a lock of its own.
@@ -56,7 +58,6 @@ fn signal(pid: i32, signal: i32) {
 }
 
 /// A few milliseconds, and room for a busy machine.
-const AT_ONCE: Duration = Duration::from_secs(1);
 
 #[test]
 fn the_exit_code_is_the_childs() {

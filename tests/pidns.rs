@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use support::{
-    Contender, DAEMON, Finished, LONG, alone, children, is_alive, kill_both, leader_run, median, send_signal, steal,
-    tree, wait_for, wait_gone,
+    AT_ONCE, Contender, DAEMON, Finished, LONG, alone, children, is_alive, kill_both, leader_run, median, send_signal,
+    steal, tree, wait_for, wait_gone,
 };
 use tempfile::TempDir;
 
@@ -192,7 +192,7 @@ fn kill_9_of_one_of_them_takes_the_whole_tree_along() {
         }
         let took = wait_gone(&tree, LONG) - killed;
         eprintln!("of the guard: {of_the_guard}: gone after {took:?}");
-        assert!(took <= Duration::from_millis(100), "{took:?}");
+        assert!(took <= AT_ONCE, "{took:?}");
         assert_eq!(contender.wait(), if of_the_guard { 125 } else { -SIGKILL }, "{}", contender.said());
         wait_for("the release", LONG, || is_released(&folder).then_some(()));
     }

@@ -6,7 +6,7 @@ use crate::faults::{Fault, Matcher};
 use crate::namespace::{Grant, Namespace};
 use crate::proxy::Proxy;
 use crate::scene::{MINIMAL, Scene, figure};
-use crate::support::{Contender, LONG, POLITE, SHORT, alone, wait_for};
+use crate::support::{AT_ONCE, Contender, LONG, POLITE, SHORT, alone, wait_for};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::PostParams;
@@ -93,22 +93,27 @@ fn it_is_off_before_the_lock_is_given_back(cluster: &Cluster) {
     let scene = scene(cluster, &[LEASES, PODS]);
     let leases = scene.namespace.watch_leases(crate::scene::LOCK);
     // It ends by itself, once its pod is labelled.
-    let mut first = contender(&scene, "pod-a", &[], "sleep 2; exit 3");
+    let mut first = contender(&scene, "pod-a", &[], "sleep 5; exit 3");
     wait_labelled(&scene, "pod-a", true);
-    let pods = scene.namespace.watch("pod-a", |pod: Pod| pod.labels().contains_key("example.com/role"));
+    let pods =
+        scene.namespace.watch("pod-a", |pod: Pod| (pod.labels().contains_key("example.com/role"), version(&pod)));
     assert_eq!(first.wait(), 3, "{}", first.said());
-    let (off, ..) = std::iter::from_fn(|| pods.recv_timeout(LONG).ok()).find(|(.., on)| !on).expect("it is taken away");
-    let given_back = crate::scene::wait_change(&leases, "the release", |lease| {
+    let mut seen = std::iter::from_fn(|| pods.recv_timeout(LONG).ok());
+    let (.., (_, off)) = seen.find(|(.., (on, _))| !on).expect("it is taken away");
+    let (.., given_back) = crate::scene::wait_change(&leases, "the release", |lease| {
         !crate::scene::holder(lease).starts_with("pod-a") && lease.spec.is_some()
     });
-    // Two watches: the order of what they show within a moment says nothing.
-    assert!(off <= given_back.0 + Duration::from_millis(50), "{:?} too late", off - given_back.0);
+    assert!(off < version(&given_back), "one server counts the changes of all objects");
+}
+
+fn version(object: &impl ResourceExt) -> u64 {
+    object.resource_version().expect("a version").parse().expect("a number")
 }
 
 fn a_server_that_hangs_delays_a_release_by_a_second(cluster: &Cluster) {
     let scene = scene(cluster, &[LEASES, PODS]);
     let proxy = Proxy::start(cluster);
-    let options = [&LABEL[..], &SHORT[..], &["--no-events"]].concat();
+    let options = [&LABEL[..], &["--no-events"]].concat();
     let mut command = scene.command_at(&proxy.url(), &options, &alone(&scene.oracle(), &polite()));
     let mut first = Contender::start(command.env("POD_NAME", "pod-a"));
     first.wait_line("start ");
@@ -122,7 +127,8 @@ fn a_server_that_hangs_delays_a_release_by_a_second(cluster: &Cluster) {
     let led = second.wait_line("start ").at;
     figure("the next start where the label cannot be taken away", led - asked);
     assert!(led - asked >= Duration::from_millis(900), "the label was waited for: {:?}", led - asked);
-    assert!(led - asked <= Duration::from_millis(2_500), "{:?}", led - asked);
+    // A request may take 5 s.
+    assert!(led - asked <= Duration::from_secs(1) + AT_ONCE, "{:?}", led - asked);
     assert_eq!((first.wait(), second.wait()), (0, 4), "{}{}", first.said(), second.said());
     rule.release();
 }
@@ -163,7 +169,7 @@ fn refusals_are_said_once_and_change_nothing(cluster: &Cluster) {
     first.signal(SIGTERM);
     let asked = Instant::now();
     assert_eq!((first.wait(), first.count("--pod-label")), (0, 1), "{}", first.said());
-    assert!(asked.elapsed() < Duration::from_secs(1), "nothing is waited for: {:?}", asked.elapsed());
+    assert!(asked.elapsed() < AT_ONCE, "nothing is waited for: {:?}", asked.elapsed());
 
     scene.user.set_grants(&[LEASES, PODS]);
     let mut nowhere = contender(&scene, "no-such-pod", &[], "exit 3");

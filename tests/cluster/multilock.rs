@@ -7,7 +7,7 @@ use crate::faults::{Fault, Matcher, Seen, refusal};
 use crate::proxy::Proxy;
 use crate::record::KEY;
 use crate::scene::{LOCK, MINIMAL, Scene, holder};
-use crate::support::{Contender, LONG, POLITE, SHORT, wait_for};
+use crate::support::{AT_ONCE, Contender, LONG, POLITE, SHORT, wait_for};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints};
 use nix::libc::SIGTERM;
@@ -63,11 +63,7 @@ fn moves(cluster: &Cluster, first: &str) {
         assert_eq!(leader.wait(), 0, "{}", leader.said());
         let (ended, left) = (Instant::now(), leader.said());
         let took = standby.wait_line("start ").at.saturating_duration_since(ended);
-        assert!(
-            took < Duration::from_secs(1),
-            "{identity} led {took:?} after the release:\n{left}\n{}",
-            standby.said()
-        );
+        assert!(took < AT_ONCE, "{identity} led {took:?} after the release:\n{left}\n{}", standby.said());
         let (old, new) = records();
         assert!(lock == "lease" || old == identity, "{identity}: {old:?} {new:?}");
         assert!(lock == first || new.as_deref() == Some(identity), "{identity}: {old:?} {new:?}");
@@ -108,7 +104,7 @@ fn take_over(cluster: &Cluster, (method, plural): (&'static str, &'static str), 
     let proxy = Proxy::start(cluster);
     let concerns = move |seen: &Seen| seen.method == method && seen.path.contains(plural) && !seen.is_watch();
     let rule = proxy.on(Matcher::new(concerns).first(1), fault);
-    let options = ["--lock", "configmapsleases", "--lease-duration", "4s", "-v"];
+    let options = ["--lock", "configmapsleases", "--lease-duration", "10s", "-v"];
     let begin = Instant::now();
     let mut contenders =
         [scene.behind(&proxy, &options, POLITE), scene.contender(&options, POLITE), scene.contender(&options, POLITE)];

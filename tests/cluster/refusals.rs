@@ -72,7 +72,7 @@ fn a_namespace_that_does_not_exist(cluster: &Cluster) {
     let (finished, took) = run(leader_run().arg("--kubeconfig").arg(config).args(["--ns", "nowhere", "--", "true"]));
     refused(&finished, &["namespace \"nowhere\" does not exist"]);
     assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_secs(8), "R is 10 s: {took:?}");
 }
 
 fn an_untrusted_certificate(cluster: &Cluster) {
@@ -87,7 +87,7 @@ fn an_untrusted_certificate(cluster: &Cluster) {
     fs::write(&other, config.to_string()).unwrap();
     let (finished, took) = run(leader_run().arg("--kubeconfig").arg(other).args(["--", "true"]));
     refused(&finished, &["cannot trust", "invalid peer certificate", "certificate-authority"]);
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < Duration::from_secs(8), "R is 10 s: {took:?}");
     assert!(scene.namespace.lease("true").is_none());
 }
 

@@ -209,7 +209,7 @@ fn busy_server() -> Seen {
         let took = scene.after_a_renewal("leader") - begun;
         let requests = proxy.requests().len() - first;
         // 0.2 s after the first and a retry period after the second; after a 5xx it looks before it writes.
-        assert!(took >= P && took <= P * 2 + Duration::from_millis(500), "{status}: {took:?}");
+        assert!(took >= P && took <= P * 4, "{status}: {took:?}");
         assert!(requests <= 6, "{status}: {requests} requests");
         seen.push(format!("{status} twice: renewed after {} and {requests} requests", seconds(took)));
     }

@@ -4,8 +4,8 @@ use crate::cgroup::{Cgroup, Setting, THAWED};
 use crate::scene::{K, L, LATE, P, R, Scene, all_at_once, at_once, child, seconds};
 use crate::server::TOKEN;
 use crate::support::{
-    Contender, DAEMON, LONG, POLITE, SHORT, STUBBORN, as_pid_1, children, is_alive, kill_at_once, leader_run, median,
-    send_signal, started_by, tree, wait_for, wait_gone,
+    AT_ONCE, Contender, DAEMON, LONG, POLITE, SHORT, STUBBORN, as_pid_1, children, is_alive, kill_at_once, leader_run,
+    median, send_signal, started_by, tree, wait_for, wait_gone,
 };
 use crate::{Row, Seen};
 use nix::libc::{SIGCONT, SIGKILL, SIGSTOP};
@@ -91,7 +91,7 @@ pub const ROWS: &[Row] = &[
 ];
 
 /// What is promised for a tree after a kill.
-const AT_ONCE: Duration = Duration::from_millis(100);
+const PROMISE: Duration = Duration::from_millis(100);
 
 /// A child that stays, and a daemon that nothing holds to it.
 fn family() -> String {
@@ -129,7 +129,7 @@ fn as_it_is(command: &Command) -> Command {
 fn twenty_times(what: impl Fn() -> Duration) -> String {
     let times: Vec<_> = (0..20).map(|_| what()).collect();
     let (median, worst) = (median(times.clone()), *times.iter().max().unwrap());
-    assert!(median <= AT_ONCE && worst <= LATE, "{times:?}");
+    assert!(median <= PROMISE && worst <= AT_ONCE, "{times:?}");
     format!("20 times: gone after {}, {} at the most", seconds(median), seconds(worst))
 }
 
@@ -166,10 +166,8 @@ fn main_killed() -> Seen {
 
 /// How long after the end of the tree the next child starts, that waits for no lease.
 fn given_back(standby: &Contender, gone: Instant) -> String {
-    let next = standby.wait_line("start ").at;
-    // When it was seen to be gone, it may have been for a moment.
-    assert!(next + Duration::from_millis(20) > gone, "{:?} too early", gone - next);
-    let took = next.saturating_duration_since(gone);
+    // Too early the two would have met; and that the tree is gone may be seen a little later.
+    let took = standby.wait_line("start ").at.saturating_duration_since(gone);
     assert!(took < R, "only after {took:?}");
     seconds(took)
 }

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Longer than anything takes on a busy machine; a test that waits for it has failed.
 pub const LONG: Duration = Duration::from_secs(60);
+/// What happens at once has happened within this, also on a busy machine.
+pub const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Short timings: L 6 s, R 4 s, P 1 s, K 5 s.
 pub const SHORT: [&str; 2] = ["--lease-duration", "6s"];
