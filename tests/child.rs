@@ -191,15 +191,15 @@ fn after_the_stop_grace_the_child_is_killed_and_asking_again_changes_nothing() {
     let (_folder, mut contender) =
         start(&["--stop-grace", "3s"], "trap 'echo asked' TERM; echo ready; while :; do sleep 0.02; done");
     contender.wait_line("ready");
-    contender.signal(SIGTERM);
     let asked = Instant::now();
+    contender.signal(SIGTERM);
     while asked.elapsed() < Duration::from_millis(2_500) {
         std::thread::sleep(Duration::from_millis(100));
         contender.signal(SIGTERM);
     }
     assert_eq!(contender.wait(), 137, "{}", contender.said());
     let took = asked.elapsed();
-    assert!(took >= Duration::from_millis(2_990) && took < Duration::from_secs(3) + AT_ONCE, "{took:?}");
+    assert!(took >= Duration::from_secs(3) && took < Duration::from_secs(3) + AT_ONCE, "{took:?}");
     assert!(contender.count("asked") >= 2, "each request reaches the child");
 }
 

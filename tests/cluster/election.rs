@@ -107,7 +107,7 @@ fn asked_to_stop_it_keeps_the_lock(cluster: &Cluster) {
     leader.signal(SIGTERM);
     let asked = leader.wait_line("asked").at;
     let gone = leader.wait_line("gone").at;
-    assert!(gone - asked >= Duration::from_millis(4_900));
+    assert!(gone - asked >= Duration::from_secs(4));
     let mut renewals = 0;
     let released = loop {
         let (at, _, lease) = wait_change(&changes, "a renewal or the release", |_| true);

@@ -322,12 +322,21 @@ pub fn wait_gone(pids: &[i32], within: Duration) -> Instant {
 /// Writes another holder into the record of a file lock, at a version later than any and without asking, and
 /// returns what is there now.
 pub fn steal(record: &Path, holder: &str) -> String {
+    rewrite(record, |_, revision| {
+        format!("{{\"resourceVersion\":\"9{revision}\",\"spec\":{{\"holderIdentity\":\"{holder}\"}}}}")
+    })
+}
+
+/// Writes into a file lock what this makes of its record and its version, and returns that. Under the lock's own
+/// kernel lock: a renewal at that moment would be what stays.
+pub fn rewrite(record: &Path, make: impl FnOnce(&str, &str) -> String) -> String {
+    let lock = std::fs::File::open(record.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
     let text = std::fs::read_to_string(record).unwrap();
     let (_, revision) = text.split_once("resourceVersion\":\"").unwrap();
-    let revision = revision.split('"').next().unwrap();
-    let foreign = format!("{{\"resourceVersion\":\"9{revision}\",\"spec\":{{\"holderIdentity\":\"{holder}\"}}}}");
+    let text = make(&text, revision.split('"').next().unwrap());
     let new = record.with_file_name("by-hand");
-    std::fs::write(&new, &foreign).unwrap();
+    std::fs::write(&new, &text).unwrap();
     std::fs::rename(new, record).unwrap();
-    foreign
+    text
 }
