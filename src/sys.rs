@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::slice;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// The runtime panics, rather than fails, when it cannot open its descriptors.
@@ -254,14 +255,15 @@ impl<T> Deref for Watched<T> {
     }
 }
 
-/// Has the caller's runtime watch this descriptor.
+/// Has the caller's runtime watch whether this descriptor can be read; that it can be written to again would only wake
+/// it.
 ///
 /// # Errors
 /// When the runtime cannot watch one more.
 pub fn watch<T: AsFd + Into<OwnedFd>>(fd: T) -> io::Result<AsyncFd<Watched<T>>> {
     // SAFETY: what can be turned into an owned descriptor owns it, and gives out no other while it lives;
     // `Watched` hands out shared references only, so it is not replaced.
-    Ok(unsafe { AsyncFd::register(Watched(fd)) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(Watched(fd), Interest::READABLE) }?)
 }
 
 #[cfg(test)]
