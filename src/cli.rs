@@ -498,10 +498,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     if !trimmed.is_empty() && trimmed.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!("a duration needs a unit; did you mean {trimmed}s?"));
     }
-    humantime::parse_duration(trimmed).map_err(|error| {
-        let error = error.to_string();
-        format!("not a duration such as 15s or 1m30s ({})", error.lines().next().unwrap_or_default())
-    })
+    humantime::parse_duration(trimmed).map_err(|_| "not a duration such as 500ms, 15s or 1m30s".into())
 }
 
 #[cfg(test)]
