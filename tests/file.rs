@@ -10,7 +10,8 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use support::{
-    AT_ONCE, Contender, Finished, LONG, alone, copy_program, leader_run, median, rewrite, wait_for, wait_gone,
+    AT_ONCE, Contender, Finished, LONG, alone, copy_program, leader_run, median, rewrite, wait_change, wait_for,
+    wait_gone,
 };
 use tempfile::TempDir;
 
@@ -137,15 +138,8 @@ fn next_after_kill_9(options: &[&str]) -> Duration {
     });
     let pid = leader.wait_line("pid ").text[4..].parse().unwrap();
     standby.wait_line("waiting");
-    // Right after a renewal, so that its moment is known: it was not yet there then.
-    let before = lock.text();
-    let mut renewal = Instant::now();
-    wait_for("a renewal", LONG, || {
-        let looked = Instant::now();
-        let is_there = lock.text() != before;
-        renewal = if is_there { renewal } else { looked };
-        is_there.then_some(())
-    });
+    // So that its moment is known.
+    let renewal = wait_change("a renewal", LONG, || lock.text());
     let killed = Instant::now();
     leader.signal(SIGKILL);
     let gone = wait_gone(&[pid], LONG);

@@ -4,7 +4,7 @@ use crate::apiserver::Cluster;
 use crate::namespace::Namespace;
 use crate::record::{KEY, check_annotation};
 use crate::scene::{LOCK, MINIMAL, Scene};
-use crate::support::{AT_ONCE, POLITE, SHORT, kill_both, wait_for};
+use crate::support::{AT_ONCE, POLITE, SHORT, kill_both, wait_change, wait_for};
 use crate::{Test, support::LONG};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -87,14 +87,7 @@ fn hands_over<K: Object>(cluster: &Cluster) {
 
     let mut third = start("third", "exit 3");
     third.wait_line("is held by second");
-    let text = annotation::<K>(namespace);
-    let mut renewal = Instant::now();
-    wait_for("a renewal", LONG, || {
-        let looked = Instant::now();
-        let is_there = annotation::<K>(namespace) != text;
-        renewal = if is_there { renewal } else { looked };
-        is_there.then_some(())
-    });
+    let renewal = wait_change("a renewal", LONG, || annotation::<K>(namespace));
     let mut second = second;
     kill_both(&mut second);
     let next = third.wait_line("start ").at;

@@ -173,7 +173,7 @@ fn hanging_names() -> Seen {
     let waited = begun.elapsed();
     let lost = loses(&mut leader, pid, since);
     silent.recv(&mut [0; 512]).expect("a question to the name server");
-    assert!(stopped <= AT_ONCE && waited <= Duration::from_secs(3) + AT_ONCE, "{stopped:?} {waited:?}");
+    assert!(stopped <= AT_ONCE * 2 && waited <= Duration::from_secs(3) + AT_ONCE * 2, "{stopped:?} {waited:?}");
     let (waited, stopped) = (seconds(waited), seconds(stopped));
     Seen::Held(format!("{lost}; --wait 3s: 124 after {waited}; SIGTERM: 143 after {stopped}"))
 }

@@ -121,6 +121,16 @@ pub fn wait_for<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Opti
     }
 }
 
+/// Waits until this changes, and returns a moment right before that.
+pub fn wait_change<T: PartialEq>(what: &str, within: Duration, look: impl Fn() -> T) -> Instant {
+    let mut looked = Instant::now();
+    let first = look();
+    wait_for(what, within, || {
+        let before = std::mem::replace(&mut looked, Instant::now());
+        (look() != first).then_some(before)
+    })
+}
+
 /// The median of some durations.
 pub fn median(mut samples: Vec<Duration>) -> Duration {
     samples.sort();
