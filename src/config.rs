@@ -64,6 +64,15 @@ impl Timing {
                 duration(retry)
             ));
         }
+        if retry.mul_f64(1.2) >= kill {
+            return refuse(format!(
+                "--retry-period {} is too long for a lease duration of {}: 1.2 of it must be less than {}; lower it, or \
+                 raise --lease-duration",
+                duration(retry),
+                duration(lease),
+                duration(kill)
+            ));
+        }
         if renew >= kill {
             return refuse(format!(
                 "--renew-deadline {} must be less than {} with a lease duration of {}, so that the child is dead before \
@@ -474,6 +483,8 @@ mod tests {
             (&["--renew-deadline", "13500ms"], "less than 13s 500ms"),
             (&["--renew-deadline", "20s"], "less than"),
             (&["--renew-deadline", "2400ms"], "1.2 retry periods"),
+            (&["--lease-duration", "5s", "--retry-period", "4s"], "--retry-period 4s is too long"),
+            (&["--lease-duration", "3s", "--retry-period", "1700ms"], "must be less than 2s"),
             (&["--loss-grace", "3501ms"], "at most 3s 500ms"),
             (&["--request-timeout", "0s"], "more than 0s"),
         ] {

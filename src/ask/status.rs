@@ -287,8 +287,9 @@ impl Asking<'_> {
         json.insert("resourceVersion".into(), seen.version.revision.as_str().into());
         if state == "held" {
             json.insert("expired".into(), expired.into());
-            json.insert("renewedSecondsAgo".into(), renewed.into());
-            json.insert("expiresInSeconds".into(), left.into());
+            let millis = |seconds: f64| (seconds * 1e3).round() / 1e3;
+            json.insert("renewedSecondsAgo".into(), renewed.map(millis).into());
+            json.insert("expiresInSeconds".into(), left.map(millis).into());
             json.insert("countedBy".into(), if own_count { "leader-run" } else { "record" }.into());
         }
         if let Some(why) = &unclear {
