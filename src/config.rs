@@ -54,8 +54,10 @@ impl Timing {
         }
         let retry = time.retry_period.unwrap_or((lease * 2 / 15).clamp(SECOND, SECOND * 2));
         let kill = kill_after(lease);
+        // client-go's rule: R is more than this.
+        let least = retry.mul_f64(1.2);
         // With the shortest lease two thirds of it are all there is until K: then half-way to it.
-        let middle = (retry.mul_f64(1.2) + kill) / 2;
+        let middle = (least + kill) / 2;
         let two_thirds = lease * 2 / 3;
         let renew = time.renew_deadline.unwrap_or(if two_thirds < kill { two_thirds } else { middle });
         if retry < SECOND {
@@ -64,7 +66,7 @@ impl Timing {
                 duration(retry)
             ));
         }
-        if retry.mul_f64(1.2) >= kill {
+        if least >= kill {
             return refuse(format!(
                 "--retry-period {} is too long for a lease duration of {}: 1.2 of it must be less than {}; lower it, or \
                  raise --lease-duration",
@@ -83,11 +85,11 @@ impl Timing {
                 duration(middle)
             ));
         }
-        if renew.as_secs_f64() <= 1.2 * retry.as_secs_f64() {
+        if renew <= least {
             return refuse(format!(
                 "--renew-deadline {} must be more than 1.2 retry periods ({}); raise it, or lower --retry-period",
                 duration(renew),
-                duration(retry.mul_f64(1.2))
+                duration(least)
             ));
         }
         let longest = kill - renew;
