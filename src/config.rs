@@ -281,6 +281,7 @@ impl Config {
             wait: timing.wait,
             precision: self.lock.kind.precision(),
             resume: self.resume,
+            complete_watch: self.lock.kind.has_complete_watch(),
             seed: random()?,
         })
     }

@@ -280,7 +280,7 @@ impl Contender {
             }
             let mut env = self.settings.env.clone();
             env.push(format!("LEADER_ELECTION_FENCING_TOKEN={}", term.leadership.token));
-            env.push(format!("LEADER_ELECTION_TRANSITIONS={}", term.leadership.record.transitions));
+            env.push(format!("LEADER_ELECTION_TRANSITIONS={}", term.leadership.record.transition_count()));
             let deadlines = as_told(now, term.deadlines);
             let record = term.leadership.record.to_annotation();
             self.out.push(Action::Tell(ToGuard::Start { term: self.terms, deadlines, env, record }));
@@ -363,10 +363,9 @@ impl Contender {
                 }
             }
             FromGuard::Failed(_, errno) => {
-                // What cannot be started now cannot be started again.
-                self.stop.take_if(|stop| stop.again);
-                return self.gone(now, exit::of_failed_start(errno));
+                return self.not_started(now, exit::of_failed_start(errno));
             }
+            FromGuard::Died(..) => return self.not_started(now, exit::OWN_FAILURE),
             FromGuard::Expired(_) if !lost => {
                 return elector::Event::Forfeit("the guard stopped the child, for its deadline had passed".into());
             }
@@ -378,6 +377,12 @@ impl Contender {
             _ => {}
         }
         elector::Event::Tick
+    }
+
+    /// What cannot be started now cannot be started again.
+    fn not_started(&mut self, now: Now, code: i32) -> elector::Event {
+        self.stop.take_if(|stop| stop.again);
+        self.gone(now, code)
     }
 
     fn set_tree(&mut self, tree: Tree) {

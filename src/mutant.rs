@@ -34,6 +34,18 @@ pub enum Mutant {
     LatchKept,
     /// A signal or `--wait` ends an acquiring write without waiting for its answer.
     AbandonedWrite,
+    /// A write that was not answered counts as failed once a get shows the version that it was to replace.
+    UnclearSettledByGet,
+    /// A lock whose record is entirely empty is restored whatever showed it, also a get.
+    BlankRestored,
+    /// A record that does not count its transitions counts as one with ours.
+    MissingCountIsOurs,
+    /// The page of a proxy (404, 409) counts as the API server's conflict.
+    PageIsConflict,
+    /// The child does not look at the clock before it executes COMMAND.
+    NoLookBeforeExec,
+    /// A child that came too late counts as one that could not be started.
+    LateIsFailed,
     /// The lock of a leader-run that has died is given back while its tree lives.
     CrashReleaseBeforeGone,
     /// No rule is broken, but the elector panics when the lock has been renewed for the first time. Not for
@@ -43,7 +55,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, by name.
-    pub const ALL: [(&str, Mutant); 15] = [
+    pub const ALL: [(&str, Mutant); 21] = [
         ("kill-too-late", Mutant::KillTooLate),
         ("counted-from-response", Mutant::CountedFromResponse),
         ("same-second", Mutant::SameSecond),
@@ -58,6 +70,12 @@ impl Mutant {
         ("ignores-end-of-file", Mutant::IgnoresEndOfFile),
         ("latch-kept", Mutant::LatchKept),
         ("abandoned-write", Mutant::AbandonedWrite),
+        ("unclear-settled-by-get", Mutant::UnclearSettledByGet),
+        ("blank-restored", Mutant::BlankRestored),
+        ("missing-count-is-ours", Mutant::MissingCountIsOurs),
+        ("page-is-conflict", Mutant::PageIsConflict),
+        ("no-look-before-exec", Mutant::NoLookBeforeExec),
+        ("late-is-failed", Mutant::LateIsFailed),
         ("crash-release-before-gone", Mutant::CrashReleaseBeforeGone),
     ];
 

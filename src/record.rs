@@ -1,6 +1,7 @@
 //! The election record: reading leniently, writing exactly.
 
 use crate::clock::Wall;
+use crate::mutant::Mutant;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -24,8 +25,9 @@ pub struct Record {
     pub acquire_time: String,
     /// When the holder last renewed, by its wall clock; empty where there is none.
     pub renew_time: String,
-    /// How often the lock changed hands.
-    pub transitions: i64,
+    /// How often the lock changed hands. `None` where the record does not say: some clients do not count, and such
+    /// a record proves nothing about who led before.
+    pub transitions: Option<i64>,
     /// Of a lock in two objects: what the second one says, where that is something else. It takes part in
     /// changes only.
     pub other_half: String,
@@ -37,6 +39,27 @@ impl Record {
         self.holder.is_empty()
     }
 
+    /// How often the lock changed hands, as clients count that read a missing number as 0.
+    pub fn transition_count(&self) -> i64 {
+        self.transitions.unwrap_or(0)
+    }
+
+    /// Whether it names no holder and still counts these transitions, in both halves where there are two. Then
+    /// nobody has acquired the lock since it had them: whoever does so counts one more.
+    pub fn is_cleared_of(&self, transitions: i64) -> bool {
+        let counts = |record: &Record| match record.transitions {
+            None => Mutant::MissingCountIsOurs.is_on(),
+            Some(count) => count == transitions,
+        };
+        let other = || Record::from_annotation(&self.other_half);
+        self.is_free() && counts(self) && (self.other_half.is_empty() || counts(&other()))
+    }
+
+    /// Whether the record says nothing at all.
+    pub fn is_blank(&self) -> bool {
+        *self == Record::default()
+    }
+
     /// How long the record is valid after it last changed; `own` where it does not say.
     pub fn lease_duration(&self, own: Duration) -> Duration {
         self.lease_seconds.map_or(own, |s| Duration::from_secs(s.into()))
@@ -45,6 +68,7 @@ impl Record {
     /// The record a leader leaves behind: client-go's since 1.20, the one shape that no peer chokes on.
     pub fn released(transitions: i64, at: String) -> Record {
         let acquire_time = at.clone();
+        let transitions = Some(transitions);
         Record { lease_seconds: Some(1), acquire_time, renew_time: at, transitions, ..Record::default() }
     }
 
@@ -53,7 +77,7 @@ impl Record {
     /// have no fraction it cannot.
     pub fn release(&self, at: Wall, precision: Precision) -> Record {
         let at = fraction(&self.acquire_time).map_or(at, |fraction| at.back_to(fraction));
-        Record::released(self.transitions, precision.text(at))
+        Record::released(self.transition_count(), precision.text(at))
     }
 
     /// Whether the leader of that record has left this one behind, and nobody else.
@@ -104,7 +128,7 @@ impl Record {
             lease_seconds: lease_seconds(field("leaseDurationSeconds").and_then(lenient_number).or_else(duration)),
             acquire_time: text("acquireTime"),
             renew_time: text("renewTime"),
-            transitions: field("leaderTransitions").and_then(lenient_number).unwrap_or(0).max(0),
+            transitions: field("leaderTransitions").and_then(lenient_number).map(|count| count.max(0)),
             ..Record::default()
         }
     }
@@ -117,7 +141,7 @@ impl Record {
             self.lease_seconds.unwrap_or(1),
             go_string(&self.acquire_time),
             go_string(&self.renew_time),
-            self.transitions
+            self.transition_count()
         )
     }
 
@@ -133,7 +157,7 @@ impl Record {
             lease_seconds: lease_seconds(number("leaseDurationSeconds")),
             acquire_time: text("acquireTime"),
             renew_time: text("renewTime"),
-            transitions: number("leaseTransitions").unwrap_or(0).max(0),
+            transitions: number("leaseTransitions").map(|count| count.max(0)),
             ..Record::default()
         }
     }
@@ -147,7 +171,7 @@ impl Record {
         spec.insert("leaseDurationSeconds".into(), self.lease_seconds.unwrap_or(1).into());
         spec.insert("acquireTime".into(), self.acquire_time.clone().into());
         spec.insert("renewTime".into(), self.renew_time.clone().into());
-        spec.insert("leaseTransitions".into(), self.transitions.into());
+        spec.insert("leaseTransitions".into(), self.transition_count().into());
         spec.remove("strategy");
         spec.remove("preferredHolder");
     }
@@ -212,7 +236,7 @@ mod tests {
             lease_seconds: Some(15),
             acquire_time: "2026-11-21T07:00:00.000000Z".into(),
             renew_time: "2026-11-21T07:00:10.000000Z".into(),
-            transitions: 3,
+            transitions: Some(3),
             ..Record::default()
         }
     }

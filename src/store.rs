@@ -118,19 +118,22 @@ impl fmt::Display for Verb {
 /// what they contain of others is bounded and escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// 409, or 404 on a write: the version named is not the latest, or the object to create exists.
+    /// The API server's 409, or 404 on a write: the version named is not the latest, or the object to create exists.
     Conflict,
-    /// 401 or 403: surely not carried out. The text says who may not do what.
+    /// 401, 403, or the denial of an admission webhook or policy: surely not carried out. The text says who may not do
+    /// what.
     Refused(Verb, String),
-    /// Surely not carried out, and the same request never will be: an invalid object, no such namespace.
+    /// Surely not carried out, and the same request never will be: a namespace that does not exist, an invalid name.
     Rejected(String),
-    /// No server was talked to, and what stands in the way is a wrong setting: an untrusted certificate.
+    /// No server was talked to: its certificate is not trusted.
     Unusable(String),
     /// 429: surely not carried out.
     Busy(String),
+    /// Any other refusal by the API server itself: surely not carried out.
+    Declined(String),
     /// No answer in time: a write may have been carried out, or yet be.
     Timeout,
-    /// Any other failure: a write may have been carried out.
+    /// Any other failure, also an answer that is not an API server's: a write may have been carried out.
     Unclear(String),
 }
 
@@ -143,6 +146,7 @@ impl fmt::Display for Failure {
             | Failure::Rejected(text)
             | Failure::Unusable(text)
             | Failure::Busy(text)
+            | Failure::Declined(text)
             | Failure::Unclear(text) => f.write_str(text),
         }
     }

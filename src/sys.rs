@@ -40,6 +40,16 @@ pub fn fork() -> nix::Result<ForkResult> {
     unsafe { nix::unistd::fork() }
 }
 
+/// Forks this process, and ends the copy with what `child` returns. That may make system calls only: another thread
+/// may have held a lock.
+pub fn fork_to_exec(child: impl FnOnce() -> i32) -> nix::Result<Pid> {
+    // SAFETY: the caller's closure takes no locks, as said above.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => exit_now(child()),
+    }
+}
+
 /// Ends this process at once: no destructors, no flushing of buffers that the parent will flush too.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
@@ -109,6 +119,12 @@ pub fn close_all_but(kept: OwnedFd) -> nix::Result<OwnedFd> {
 pub fn reset_sigchld() {
     // SAFETY: SIG_DFL installs no handler of ours.
     let _ = unsafe { nix::sys::signal::signal(nix::sys::signal::SIGCHLD, nix::sys::signal::SigHandler::SigDfl) };
+}
+
+/// Gives SIGPIPE its default again, which the language's runtime has ignored: a command expects to die of it.
+pub fn reset_sigpipe() {
+    // SAFETY: SIG_DFL installs no handler of ours.
+    let _ = unsafe { nix::sys::signal::signal(nix::sys::signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) };
 }
 
 /// How the kernel schedules a process.

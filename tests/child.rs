@@ -1,5 +1,7 @@
 //! The child: what it is given, how it is stopped, and that nothing of its tree is left.
 
+#[path = "support/clock.rs"]
+mod preload;
 mod support;
 
 use nix::libc::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1};
@@ -396,4 +398,93 @@ fn messages_can_be_json() {
     assert_eq!(line["level"], "INFO");
     assert!(line["message"].as_str().unwrap().starts_with("leading file lock default/demo"), "{line}");
     assert_eq!(run(&["-q"], &["true"]).stderr, "");
+}
+
+/// A leader of a lease of 3 s, whose child is held between its fork and its last look at the clock.
+struct Held {
+    folder: TempDir,
+    contender: Contender,
+    /// The process that is to execute the command.
+    child: i32,
+}
+
+impl Held {
+    /// `None` without a C compiler.
+    fn start(script: &str) -> Option<Held> {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(library) = preload::library("hold", folder.path()) else {
+            eprintln!("not run: needs a C compiler");
+            return None;
+        };
+        let (hold, held) = (folder.path().join("hold"), folder.path().join("held"));
+        fs::write(&hold, "").unwrap();
+        let mut command = command(&folder, &["--lease-duration", "3s"], &["bash", "-c", script]);
+        command.env("LD_PRELOAD", library).env("HOLD", hold).env("HELD", &held);
+        let contender = Contender::start(&mut command);
+        let pid = || fs::read_to_string(&held).ok()?.strip_suffix('\n')?.parse().ok();
+        let child = wait_for("a child that is held", LONG, pid);
+        Some(Held { folder, contender, child })
+    }
+
+    fn go_on(&self) {
+        fs::remove_file(self.folder.path().join("hold")).unwrap();
+    }
+
+    /// When the lock was renewed last, as its record says.
+    fn renewed(&self) -> String {
+        let record = fs::read_to_string(self.folder.path().join("default_demo.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+        record["spec"]["renewTime"].as_str().unwrap().to_owned()
+    }
+}
+
+#[test]
+fn a_child_that_comes_too_late_does_not_execute_the_command_and_is_started_again() {
+    let Some(mut held) = Held::start("echo pid $$; exit 3") else { return };
+    // Past S+R of the write that won, which is all that this child knows of.
+    for _ in 0..3 {
+        let before = held.renewed();
+        wait_for("a renewal", LONG, || (held.renewed() != before).then_some(()));
+    }
+    held.go_on();
+    assert_eq!(held.contender.wait(), 3, "{}", held.contender.said());
+    let said = held.contender.said();
+    let executed: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("pid ")).collect();
+    assert_eq!(executed.len(), 1, "{said}");
+    assert_ne!(executed[0], held.child.to_string(), "it looked at the clock and executed the command all the same");
+}
+
+#[test]
+fn a_kill_that_is_due_before_exec_comes_before_the_command() {
+    let Some(held) = Held::start("echo executed") else { return };
+    held.contender.signal(SIGKILL);
+    wait_gone(&[held.child], LONG);
+    assert!(held.folder.path().join("hold").exists());
+    assert!(!held.contender.said().contains("executed"));
+}
+
+#[test]
+fn a_death_before_exec_is_not_the_commands() {
+    let Some(mut held) = Held::start("true") else { return };
+    support::send_signal(held.child, SIGKILL);
+    assert_eq!(held.contender.wait(), 125);
+    let said = held.contender.said();
+    assert!(said.contains("died before it could execute the command (killed by SIGKILL)"), "{said}");
+}
+
+#[test]
+fn a_stop_before_exec_ends_leader_run_without_the_command() {
+    let Some(mut held) = Held::start("trap 'echo executed; exit 9' TERM; echo executed; sleep 60") else { return };
+    held.contender.signal(SIGTERM);
+    // It waits there until the child takes its signals.
+    let pending = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", held.child)).ok()?;
+        let signals = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"))?;
+        let signals = u64::from_str_radix(signals.trim(), 16).ok()?;
+        (signals & 1 << (SIGTERM - 1) != 0).then_some(())
+    };
+    wait_for("the stop signal", LONG, pending);
+    held.go_on();
+    assert_eq!(held.contender.wait(), 128 + SIGTERM);
+    assert!(!held.contender.said().contains("executed"), "{}", held.contender.said());
 }

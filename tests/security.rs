@@ -103,7 +103,10 @@ fn lease(holder: &str, revision: &str) -> Value {
 }
 
 fn not_found(kind: &str, name: &str) -> Answer {
-    hostile::json(404, &json!({"reason": "NotFound", "message": evil(), "details": {"kind": kind, "name": name}}))
+    hostile::json(
+        404,
+        &json!({"kind": "Status", "reason": "NotFound", "message": evil(), "details": {"kind": kind, "name": name}}),
+    )
 }
 
 #[test]

@@ -267,10 +267,10 @@ impl Asking<'_> {
             let assumed = if record.lease_seconds.is_none() { ", which it does not say itself" } else { "" };
             text.push(format!("lease duration {}{assumed}", duration(lease)));
         }
-        text.push(match record.transitions {
+        text.extend(record.transitions.map(|count| match count {
             1 => "1 transition".into(),
             count => format!("{count} transitions"),
-        });
+        }));
         let halves = self.lock.halves(&seen.version);
         for (lock, half) in &halves {
             text.push(match half {
@@ -280,8 +280,10 @@ impl Asking<'_> {
             });
         }
         let holders: Vec<_> = halves.iter().map(|(_, half)| half.as_ref().map(|half| &half.holder)).collect();
-        let lasting =
-            format!("{state} {expired} {:?} {} {} {holders:?}", record.holder, record.acquire_time, record.transitions);
+        let lasting = format!(
+            "{state} {expired} {:?} {} {:?} {holders:?}",
+            record.holder, record.acquire_time, record.transitions
+        );
         json.insert("state".into(), state.into());
         json.extend(fields(record));
         json.insert("resourceVersion".into(), seen.version.revision.as_str().into());

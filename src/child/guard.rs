@@ -5,7 +5,7 @@
 
 use crate::clock::Instant;
 use crate::mutant::Mutant;
-use nix::libc::SIGTERM;
+use nix::libc::{self, SIGTERM};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -79,12 +79,14 @@ pub enum ToGuard {
 pub enum FromGuard {
     /// The term's deadlines are known; it will be killed at this moment.
     Acknowledged(u64, Instant),
-    /// The child runs, under this process id.
+    /// The child executes COMMAND, under this process id.
     Started(u64, i32),
     /// The child could not be started, with this `errno`.
     Failed(u64, i32),
-    /// The child was not started: the first deadline had passed, or a stop was asked for, meanwhile.
+    /// The child has not executed COMMAND and is gone: the first deadline passed before, or a stop was asked for.
     Late(u64),
+    /// The child died before it could execute COMMAND, with this wait status.
+    Died(u64, i32),
     /// The child has ended, with this wait status.
     Exited(u64, i32),
     /// A deadline passed: the child was asked to stop without leader-run.
@@ -109,6 +111,7 @@ impl FromGuard {
             | FromGuard::Started(term, _)
             | FromGuard::Failed(term, _)
             | FromGuard::Late(term)
+            | FromGuard::Died(term, _)
             | FromGuard::Exited(term, _)
             | FromGuard::Expired(term)
             | FromGuard::Gone(term)
@@ -131,8 +134,12 @@ pub enum Input {
     Dead,
     /// All messages have been read: look at the deadlines.
     Tick,
-    /// What became of an [`Output::Spawn`]: the process id, or an `errno`.
-    Spawned(Result<i32, i32>),
+    /// What became of an [`Output::Spawn`]: the process id of the child, or an `errno`.
+    Forked(Result<i32, i32>),
+    /// The child executes COMMAND from now on.
+    Executed,
+    /// The child ends without having executed COMMAND.
+    NotExecuted(NotExecuted),
     /// The child has ended with this wait status; whether other descendants are alive.
     Ended {
         /// The wait status.
@@ -146,11 +153,27 @@ pub enum Input {
     Stopped(i32),
 }
 
+/// Why a child that was forked has not executed COMMAND.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotExecuted {
+    /// It was too late, by its own last look at the clock, or by the guard's.
+    Late,
+    /// The system refused something, with this `errno`.
+    Failed(i32),
+    /// It died, with this wait status.
+    Died(i32),
+}
+
 /// What to do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Start the child with these additions to its environment.
-    Spawn(Vec<String>),
+    /// Fork the child, which executes COMMAND unless [`is_too_late`] says otherwise right before that.
+    Spawn {
+        /// Added to its environment.
+        env: Vec<String>,
+        /// S+R.
+        until: Instant,
+    },
     /// Send the child this signal.
     Signal(i32),
     /// Send the child this signal, and SIGCONT so that a stopped child gets it.
@@ -174,8 +197,7 @@ struct Term {
     deadlines: Deadlines,
     /// Kill at this moment even though the lock is held.
     kill_at: Option<Instant>,
-    /// The additions to the child's environment, until it is started.
-    to_start: Option<Vec<String>>,
+    start: Start,
     /// What the lock says of it.
     record: String,
     /// When a child that the terminal stopped is continued; the second time later, lest the two of us and
@@ -192,7 +214,23 @@ struct Term {
     tick: Instant,
 }
 
+/// How far the start of the child has come.
+#[derive(Debug)]
+enum Start {
+    /// To be forked, with these additions to its environment.
+    Due(Vec<String>),
+    /// Forked under this process id. Signals for COMMAND (bit n-1 for signal n) wait until it is executed.
+    Forked(i32, u64),
+    Executed,
+    Not(NotExecuted),
+}
+
 impl Term {
+    /// Whether there is a child that executes COMMAND, or is about to.
+    fn has_child(&self) -> bool {
+        matches!(self.start, Start::Forked(..) | Start::Executed)
+    }
+
     /// When the tree is killed: before the deadline by twice the lateness to be feared, but not before S+R.
     fn kill(&self, lateness: Duration) -> Instant {
         let deadline = self.deadlines.kill.minus(lateness * 2).later(self.deadlines.stop);
@@ -282,7 +320,13 @@ impl Guard {
             Input::Closed => self.closed = !Mutant::IgnoresEndOfFile.is_on(),
             Input::Dead => self.dead = true,
             Input::Tick => {}
-            Input::Spawned(spawned) => self.spawned(spawned),
+            Input::Forked(forked) => self.forked(forked),
+            Input::Executed => self.executed(),
+            Input::NotExecuted(why) => {
+                if let Some(term) = &mut self.term {
+                    term.start = Start::Not(why);
+                }
+            }
             Input::Ended { status, others } => self.ended(now, status, others),
             Input::Alone => self.alone(),
             Input::Stopped(signal) => self.stopped(now, signal),
@@ -334,7 +378,7 @@ impl Guard {
                 tick: now.plus(TICK),
                 number: term,
                 deadlines,
-                to_start: Some(env),
+                start: Start::Due(env),
                 record,
                 continue_at: None,
                 continued: false,
@@ -365,13 +409,15 @@ impl Guard {
                 term.kill_at = Some(term.kill_at.map_or(kill, |at| at.earlier(kill)));
                 term.expired |= lost;
                 term.asked = true;
-                if term.to_start.is_none() {
+                if term.has_child() {
                     self.out.extend(stop(term, self.settings, signal));
                 }
             }
-            ToGuard::Signal { term: number, signal } if number == term.number && !term.child_ended => {
-                self.out.push_back(Output::Signal(signal));
-            }
+            ToGuard::Signal { term: number, signal } if number == term.number => match &mut term.start {
+                Start::Forked(_, held) => *held |= signal_bit(signal),
+                Start::Executed if !term.child_ended => self.out.push_back(Output::Signal(signal)),
+                _ => {}
+            },
             ToGuard::Stop { .. } | ToGuard::Signal { .. } => {}
         }
     }
@@ -381,15 +427,15 @@ impl Guard {
         let Some(term) = &mut self.term else {
             return;
         };
-        let Some(env) = term.to_start.take() else {
+        let Start::Due(env) = &mut term.start else {
             return;
         };
-        if term.asked || term.expired || term.killing || term.deadlines.stop.leader_left(now).is_zero() {
-            self.out.push_back(Output::Send(FromGuard::Late(term.number)));
-            self.end();
-            return;
+        let (env, until) = (std::mem::take(env), term.deadlines.stop);
+        if term.asked || term.expired || term.killing || is_too_late(now, until) {
+            return self.not_executed(NotExecuted::Late);
         }
-        self.out.push_back(Output::Spawn(env));
+        term.start = Start::Forked(0, 0);
+        self.out.push_back(Output::Spawn { env, until });
     }
 
     fn stopped(&mut self, now: Instant, signal: i32) {
@@ -403,17 +449,38 @@ impl Guard {
         }
     }
 
-    fn spawned(&mut self, spawned: Result<i32, i32>) {
+    fn forked(&mut self, forked: Result<i32, i32>) {
+        match (&mut self.term, forked) {
+            (Some(term), Ok(pid)) => term.start = Start::Forked(pid, 0),
+            (_, Err(errno)) => self.not_executed(NotExecuted::Failed(errno)),
+            (None, Ok(_)) => {}
+        }
+    }
+
+    fn executed(&mut self) {
         let Some(term) = &mut self.term else {
             return;
         };
-        match spawned {
-            Ok(pid) => self.out.push_back(Output::Send(FromGuard::Started(term.number, pid))),
-            Err(errno) => {
-                self.out.push_back(Output::Send(FromGuard::Failed(term.number, errno)));
-                self.end();
-            }
+        if let Start::Forked(pid, held) = std::mem::replace(&mut term.start, Start::Executed) {
+            self.out.push_back(Output::Send(FromGuard::Started(term.number, pid)));
+            let signals = (1..=64).filter(|signal| held & signal_bit(*signal) != 0);
+            self.out.extend(signals.map(Output::Signal));
         }
+    }
+
+    /// The term is over before COMMAND was executed, and no process of it is left.
+    fn not_executed(&mut self, why: NotExecuted) {
+        let Some(term) = &self.term else {
+            return;
+        };
+        let number = term.number;
+        self.out.push_back(Output::Send(match why {
+            NotExecuted::Late if Mutant::LateIsFailed.is_on() => FromGuard::Failed(number, libc::EIO),
+            NotExecuted::Late => FromGuard::Late(number),
+            NotExecuted::Failed(errno) => FromGuard::Failed(number, errno),
+            NotExecuted::Died(status) => FromGuard::Died(number, status),
+        }));
+        self.end();
     }
 
     fn ended(&mut self, now: Instant, status: i32, others: bool) {
@@ -421,6 +488,16 @@ impl Guard {
             return;
         };
         term.child_ended = true;
+        if let Start::Forked(..) = term.start {
+            let stopped = term.asked || term.expired || term.killing;
+            term.start = Start::Not(if stopped { NotExecuted::Late } else { NotExecuted::Died(status) });
+        }
+        if let Start::Not(_) = term.start {
+            if !others {
+                self.alone();
+            }
+            return;
+        }
         self.out.push_back(Output::Send(FromGuard::Exited(term.number, status)));
         if !others {
             return self.alone();
@@ -437,6 +514,9 @@ impl Guard {
 
     fn alone(&mut self) {
         if let Some(term) = self.term.as_ref().filter(|term| term.child_ended) {
+            if let Start::Not(why) = term.start {
+                return self.not_executed(why);
+            }
             self.out.push_back(Output::Send(FromGuard::Gone(term.number)));
             if !(Mutant::LatchKept.is_on() && term.expired) {
                 self.end();
@@ -491,7 +571,7 @@ impl Guard {
         if term.continue_at.take_if(|at| passed(*at)).is_some() {
             self.out.push_back(Output::Continue);
         }
-        if !term.expired && term.to_start.is_none() && passed(term.deadlines.stop) {
+        if !term.expired && term.has_child() && passed(term.deadlines.stop) {
             term.expired = true;
             self.out.push_back(Output::Send(FromGuard::Expired(term.number)));
             if !std::mem::replace(&mut term.asked, true) {
@@ -499,6 +579,17 @@ impl Guard {
             }
         }
     }
+}
+
+/// Whether it is too late to execute COMMAND. `until`: S+R. Asked by the guard before it forks the child, and by the
+/// child as its very last act before execve: the machine may have stood still in between.
+pub fn is_too_late(now: Instant, until: Instant) -> bool {
+    until.leader_left(now).is_zero()
+}
+
+/// Bit n-1 for signal n, of which there are 64.
+fn signal_bit(signal: i32) -> u64 {
+    1u64.checked_shl(signal as u32 - 1).unwrap_or(0)
 }
 
 /// Asks the child to end, or whatever it has left behind where that is waited for.

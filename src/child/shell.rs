@@ -5,7 +5,7 @@
 
 use super::guard::{FromGuard, Guard, Input, Output, Settings, ToGuard};
 use super::namespace::Namespace;
-use super::spawn::{Plan, spawn};
+use super::spawn::{Plan, StartNews, spawn};
 use super::terminal::{self, Place};
 use super::tree::{self, Pause, Walker};
 use super::wire;
@@ -36,6 +36,8 @@ struct Shell {
     /// leader-run's process group, which gets the terminal back.
     group: Pid,
     child: Option<Pid>,
+    /// Until it is known whether the child has executed COMMAND.
+    start: Option<StartNews>,
     /// Where the tree is in one.
     namespace: Option<Namespace>,
     /// The wait status of a child that has ended, until it is known whether other descendants are alive.
@@ -85,6 +87,7 @@ impl Shell {
             plan,
             group: getpgid(Some(parent)).unwrap_or(parent),
             child: None,
+            start: None,
             namespace: None,
             ended: None,
             last_child: None,
@@ -131,8 +134,9 @@ impl Shell {
         // Of interest only then, and of none any more once it has ended.
         let leader_run = self.leader_run.as_ref().filter(|leader_run| !open && !has_ended(leader_run));
         let leader_run = leader_run.map_or(signals, |leader_run| leader_run.as_fd());
-        let mut fds =
-            [signals, self.timer.as_fd(), messages, answer, leader_run].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let start = self.start.as_ref().map_or(signals, AsFd::as_fd);
+        let mut fds = [signals, self.timer.as_fd(), messages, answer, leader_run, start]
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error),
@@ -159,11 +163,13 @@ impl Shell {
     /// Says whether any process has ended.
     fn reap(&mut self) -> bool {
         let reaped = tree::reap(self.child);
+        // Whatever the child had to say of its start it has said before its end.
+        self.hear_of_start();
         if let Some(signal) = reaped.stopped {
             self.step(Input::Stopped(signal));
         }
         if let Some(status) = reaped.status {
-            (self.child, self.ended) = (None, Some(status));
+            (self.child, self.start, self.ended) = (None, None, Some(status));
             self.namespace.iter().for_each(Namespace::child_ended);
         }
         // A namespace's init is no member of the tree: it says whether there are others, or ends.
@@ -177,6 +183,14 @@ impl Shell {
             self.namespace = None;
         }
         reaped.any
+    }
+
+    /// Learns how the start of the child has ended, if it has.
+    fn hear_of_start(&mut self) {
+        if let Some(news) = self.start.as_mut().and_then(StartNews::read) {
+            self.start = None;
+            self.step(news.map_or_else(Input::NotExecuted, |()| Input::Executed));
+        }
     }
 
     /// One round of killing everything. The child's own group first, in one blow, while the child is not
@@ -197,14 +211,14 @@ impl Shell {
 
     fn carry_out(&mut self, output: Output) {
         match output {
-            Output::Spawn(env) => {
+            Output::Spawn { env, until } => {
                 self.lent = Place::of(self.group).filter(|_| self.plan.terminal);
-                let spawned = spawn(&self.plan, self.lent.is_some(), &env);
-                let spawned = spawned.map(|(child, namespace)| {
-                    (self.child, self.last_child, self.namespace) = (Some(child), Some(child), namespace);
-                    child.as_raw()
+                let forked = spawn(&self.plan, self.lent.is_some(), &env, until).map(|starting| {
+                    (self.child, self.last_child) = (Some(starting.pid), Some(starting.pid));
+                    (self.namespace, self.start) = (starting.namespace, Some(starting.news));
+                    starting.pid.as_raw()
                 });
-                self.step(Input::Spawned(spawned));
+                self.step(Input::Forked(forked));
             }
             Output::Signal(signal) => self.signal(signal),
             Output::Stop(signal) => {
@@ -255,7 +269,7 @@ impl Shell {
     }
 
     fn send(&mut self, message: FromGuard) {
-        if matches!(message, FromGuard::Gone(_))
+        if matches!(message, FromGuard::Gone(_) | FromGuard::Late(_) | FromGuard::Failed(..) | FromGuard::Died(..))
             && let Some(place) = self.lent.take()
             // Not if a shell has taken it meanwhile.
             && terminal::foreground_group() == self.last_child
@@ -334,8 +348,17 @@ mod tests {
         let (env, record) = (vec!["A=b".into()], "{}".into());
         tell(&ToGuard::Start { term: 1, deadlines: deadlines(60_000), env, record });
         shell.turn().unwrap();
-        let [Some(FromGuard::Acknowledged(..)), Some(FromGuard::Started(_, pid))] = [hear(), hear()] else {
-            panic!("not started");
+        assert!(
+            matches!([hear(), hear()], [Some(FromGuard::Acknowledged(..)), None]),
+            "the guard does not wait for exec"
+        );
+        let pid = loop {
+            assert_eq!(allocations::during(|| drop(shell.turn().unwrap())), 0);
+            match hear() {
+                Some(FromGuard::Started(_, pid)) => break pid,
+                None => sleep(Duration::from_millis(1)),
+                Some(message) => panic!("{message:?}"),
+            }
         };
         // Then the trap is set.
         while !fs::read(format!("/proc/{pid}/cmdline")).unwrap().starts_with(b"sleep") {

@@ -1,15 +1,22 @@
 //! Finding and starting the command.
 
+use super::guard::{NotExecuted, is_too_late};
 use super::namespace::{self, Namespace};
 use super::terminal;
+use crate::clock::Instant;
+use crate::exit;
+use crate::mutant::Mutant;
 use crate::state::{self, StateFile};
 use crate::sys::{self, Scheduling};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc::{self, SIGKILL};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::unistd::{AccessFlags, Pid, access, execve, getpid, getppid, setpgid};
+use nix::unistd::{AccessFlags, Pid, access, execve, getpid, getppid, pipe2, read, setpgid, write};
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -84,49 +91,112 @@ pub struct Plan {
     pub again: Again,
 }
 
-/// Starts the child, in the foreground of the terminal or not, with these additions to its environment. Returns
-/// its namespace, too, where it gets one.
-///
-/// # Errors
-/// The `errno` of the failed fork or exec.
-pub fn spawn(plan: &Plan, foreground: bool, additions: &[String]) -> Result<(Pid, Option<Namespace>), i32> {
-    if plan.pid_namespace {
-        let (namespace, child) = Namespace::with(|| start(plan, foreground, additions))?;
-        return Ok((child, Some(namespace)));
-    }
-    Ok((start(plan, foreground, additions)?, None))
+/// A child that was forked and is about to execute COMMAND.
+#[derive(Debug)]
+pub struct Starting {
+    /// Its process id.
+    pub pid: Pid,
+    /// The PID namespace that was made for it, if one was.
+    pub namespace: Option<Namespace>,
+    /// What it says of its start.
+    pub news: StartNews,
 }
 
-fn start(plan: &Plan, foreground: bool, additions: &[String]) -> Result<Pid, i32> {
-    let mut command = Command::new(&plan.program);
+/// The guard's end of a pipe that the child holds until it executes COMMAND or ends.
+#[derive(Debug)]
+pub struct StartNews {
+    pipe: OwnedFd,
+    ready: bool,
+}
+
+/// Through the pipe: everything is done but the last look at the clock and execve.
+const READY: i32 = 0;
+/// Through the pipe: the last look at the clock says that it is too late. Any other number is an `errno`.
+const LATE: i32 = -1;
+
+impl StartNews {
+    /// How the start ended, if it has and the child lived to say so. Does not wait, and does not allocate.
+    pub fn read(&mut self) -> Option<Result<(), NotExecuted>> {
+        loop {
+            let mut number = [0; 4];
+            match read(&self.pipe, &mut number) {
+                Ok(4) => match i32::from_le_bytes(number) {
+                    READY => self.ready = true,
+                    LATE => return Some(Err(NotExecuted::Late)),
+                    errno => return Some(Err(NotExecuted::Failed(errno))),
+                },
+                // Closed by execve; or by a death before that, of which the wait status tells.
+                Ok(_) => return self.ready.then_some(Ok(())),
+                Err(Errno::EINTR) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl AsFd for StartNews {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+/// Forks the child, in the foreground of the terminal or not. It executes COMMAND with these additions to its
+/// environment, unless its clocks are past `until` (S+R) then. Does not wait for that.
+///
+/// # Errors
+/// The `errno` of what failed before the child was there.
+pub fn spawn(plan: &Plan, foreground: bool, additions: &[String], until: Instant) -> Result<Starting, i32> {
+    if plan.pid_namespace {
+        let (namespace, (pid, news)) = Namespace::with(|| fork_child(plan, foreground, additions, until))?;
+        return Ok(Starting { pid, namespace: Some(namespace), news });
+    }
+    let (pid, news) = fork_child(plan, foreground, additions, until)?;
+    Ok(Starting { pid, namespace: None, news })
+}
+
+fn fork_child(plan: &Plan, foreground: bool, additions: &[String], until: Instant) -> Result<(Pid, StartNews), i32> {
+    let number = |errno: Errno| errno as i32;
     let program = c_string(plan.program.as_os_str())?;
     let args = [&plan.name].into_iter().chain(&plan.args).map(|arg| c_string(arg)).collect::<Result<Vec<_>, _>>()?;
     let env = environment(additions)?;
-    let (guard, mask, scheduling, pid_namespace) = (getpid(), plan.mask, plan.scheduling, plan.pid_namespace);
-    sys::before_exec(&mut command, move || {
-        scheduling.apply();
-        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-        if foreground {
-            terminal::give_to(getpid());
+    let guard = getpid();
+    let (pipe, tell) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(number)?;
+    let looks = !Mutant::NoLookBeforeExec.is_on();
+    let child = sys::fork_to_exec(|| {
+        let say = |number: i32| {
+            let _ = write(&tell, &number.to_le_bytes());
+        };
+        let prepared = prepare(plan, foreground, guard).map(|()| say(READY));
+        if prepared.is_ok() && looks && is_too_late(Instant::now(), until) {
+            say(LATE);
+        } else {
+            // Not left to the library, which has a shell try a file that is not executable.
+            let Err(failed) = prepared.and_then(|()| execve(&program, &args, &env));
+            say(failed as i32);
         }
-        // A backstop only: it is bound to the guard's one thread, and lost when the child changes its user.
-        prctl::set_pdeathsig(Signal::SIGKILL)?;
-        if pid_namespace {
-            // There the guard has no number, but then its init, too, dies with it.
-            namespace::mount_proc()?;
-        } else if getppid() != guard {
-            // The guard died before that took effect.
-            sys::kill(getpid(), SIGKILL)?;
-        }
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
-        // Not left to the library, which has a shell try what is no program.
-        let Err(error) = execve(&program, &args, &env);
-        Err(error.into())
+        exit::OWN_FAILURE
     });
-    match command.spawn() {
-        Ok(child) => Ok(Pid::from_raw(child.id() as i32)),
-        Err(error) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
+    Ok((child.map_err(number)?, StartNews { pipe, ready: false }))
+}
+
+/// Makes of a copy of the guard what COMMAND is to find. Makes system calls only.
+fn prepare(plan: &Plan, foreground: bool, guard: Pid) -> nix::Result<()> {
+    plan.scheduling.apply();
+    sys::reset_sigpipe();
+    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    if foreground {
+        terminal::give_to(getpid());
     }
+    // A backstop only: it is bound to the guard's one thread, and lost when the child changes its user.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if plan.pid_namespace {
+        // There the guard has no number, but then its init, too, dies with it.
+        namespace::mount_proc()?;
+    } else if getppid() != guard {
+        // The guard died before that took effect.
+        sys::kill(getpid(), SIGKILL)?;
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&plan.mask), None)
 }
 
 /// How leader-run itself is run again by its guard.

@@ -158,6 +158,7 @@ impl FromGuard {
             FromGuard::Continued(term, signal) => Writer::new(7, term).int(signal).0,
             FromGuard::Leftover(term) => Writer::new(8, term).0,
             FromGuard::Killing(term) => Writer::new(9, term).0,
+            FromGuard::Died(term, status) => Writer::new(11, term).int(status).0,
             FromGuard::Slow(term, late) => Writer::new(10, term).number(late.as_nanos() as u64).0,
         }
     }
@@ -178,6 +179,7 @@ impl FromGuard {
             7 => FromGuard::Continued(term, read.int()?),
             8 => FromGuard::Leftover(term),
             9 => FromGuard::Killing(term),
+            11 => FromGuard::Died(term, read.int()?),
             10 => FromGuard::Slow(term, Duration::from_nanos(read.number()?)),
             _ => return None,
         };
@@ -217,6 +219,7 @@ mod tests {
             FromGuard::Continued(8, 21),
             FromGuard::Leftover(9),
             FromGuard::Killing(10),
+            FromGuard::Died(12, 9),
             FromGuard::Slow(11, Duration::from_millis(120)),
         ];
         for message in from {

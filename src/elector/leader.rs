@@ -39,12 +39,22 @@ pub(super) struct Term {
 pub(super) struct Release {
     until: Instant,
     next: Instant,
-    /// What is given back, and the version to write on, once a get has shown that the lock is ours.
-    ours: Option<Box<Observation>>,
+    step: ReleaseStep,
     /// How the election ends, where that is not with the release.
     outcome: Option<Outcome>,
     /// Whose it is, where another process was the leader.
     term: Option<Record>,
+}
+
+/// What a release does next.
+#[derive(Debug)]
+enum ReleaseStep {
+    /// Read the lock: only a get shows whether it is ours.
+    Look,
+    /// Clear this record of ours, on its version.
+    Clear(Box<Observation>),
+    /// Write a record without a holder in place of the unclear write, so that this one can no longer be carried out.
+    Supersede,
 }
 
 impl Elector {
@@ -52,8 +62,8 @@ impl Elector {
         self.forget_before(since);
         self.phase = Phase::Leading(Term {
             since,
+            transitions: record.transition_count(),
             acquire_time: record.acquire_time,
-            transitions: record.transitions,
             version,
             led: false,
             need: Need::Renew,
@@ -138,7 +148,7 @@ impl Elector {
                 self.forget_before(pending.at);
                 self.start_child(now);
             }
-            Ok(Reply::Found(Some(found))) => self.judge(now, found),
+            Ok(Reply::Found(Some(found))) => self.judge(now, found, false),
             Ok(Reply::Found(None)) => self.recreate(now),
             Err(Failure::Conflict) => {
                 // Somebody touched the object, or took it. At once the first times; a storm is slowed down.
@@ -164,7 +174,8 @@ impl Elector {
     }
 
     /// The watch showed the lock.
-    pub(super) fn leader_saw(&mut self, now: Now, seen: Observation) {
+    /// `follows_ours`: it showed every version, and the one right before this is ours.
+    pub(super) fn leader_saw(&mut self, now: Now, seen: Observation, follows_ours: bool) {
         let Phase::Leading(term) = &self.phase else {
             return;
         };
@@ -175,7 +186,7 @@ impl Elector {
         if self.pending.is_some() && self.is_ours(&seen.record) {
             return;
         }
-        self.judge(now, seen);
+        self.judge(now, seen, follows_ours);
     }
 
     pub(super) fn leader_saw_deleted(&mut self, now: Now, deleted: &Version) {
@@ -187,18 +198,20 @@ impl Elector {
         }
     }
 
-    /// Decides what this state of the lock, newer than any that we know, means for a leader.
-    fn judge(&mut self, now: Now, seen: Observation) {
+    /// Decides what this state of the lock, newer than any that we know, means for a leader. `follows_ours`: no version
+    /// lies between it and one of ours.
+    fn judge(&mut self, now: Now, seen: Observation, follows_ours: bool) {
         let ours = self.is_ours(&seen.record);
         let own_name = seen.record.holder == self.settings.identity;
         let Phase::Leading(term) = &mut self.phase else {
             return;
         };
-        // A peer that no longer leads can clear a lock that it does not hold (client-go since 1.34). While
-        // the object and its transitions are ours nobody can have led in between.
-        let cleared = seen.record.is_free()
-            && seen.record.transitions == term.transitions
-            && seen.version.uid == term.version.uid;
+        // A peer that no longer leads can clear a lock that it does not hold (client-go since 1.34), and people
+        // replace the object. Nobody has led in between where the transitions are still ours, or where nothing is
+        // written but this version.
+        let blank =
+            seen.record.is_blank() && (follows_ours && self.settings.complete_watch || Mutant::BlankRestored.is_on());
+        let cleared = (seen.record.is_cleared_of(term.transitions) || blank) && seen.version.uid == term.version.uid;
         if !ours && !cleared {
             let loss = if own_name { Loss::Twin } else { Loss::Taken(seen.record.holder.clone()) };
             return self.lose(now, loss, Some(seen));
@@ -224,13 +237,6 @@ impl Elector {
         term.next = now.at;
         self.out.push(Action::Say(Notice::Recreating));
         self.forget_request();
-    }
-
-    /// Forgets a request under way that can only fail: its version is gone.
-    pub(super) fn forget_request(&mut self) {
-        if self.pending.take().is_some() {
-            self.out.push(Action::Cancel);
-        }
     }
 
     pub(super) fn plan_leader(&mut self, now: Now) {
@@ -277,17 +283,19 @@ impl Elector {
 
     /// Starts to give the lock back, which is done only as far as a get shows that it is ours.
     pub(super) fn start_release(&mut self, now: Now, outcome: Option<Outcome>) {
-        // A create is waited for: carried out after we have looked, it would lock everybody out.
-        if !self.pending.as_ref().is_some_and(|pending| matches!(pending.request, Request::Create(_))) {
-            self.forget_request();
-        }
-        self.phase = Phase::Releasing(Release {
-            until: now.at.plus(self.settings.renew_deadline.min(RELEASE_TIME)),
+        self.forget_request();
+        let time = match outcome {
+            None => self.settings.renew_deadline.min(RELEASE_TIME),
+            // There may be nothing to release: an unclear write is superseded, or waited for.
+            Some(_) => self.settings.request_timeout,
+        };
+        self.phase = Phase::Releasing(Box::new(Release {
+            until: now.at.plus(time),
             next: now.at,
-            ours: None,
+            step: ReleaseStep::Look,
             outcome,
             term: None,
-        });
+        }));
     }
 
     /// It is another process's, and has less time.
@@ -298,7 +306,7 @@ impl Elector {
         }
     }
 
-    pub(super) fn release_answered(&mut self, now: Now, pending: &Pending, answer: Result<Reply, Failure>) {
+    pub(super) fn release_answered(&mut self, now: Now, answer: Result<Reply, Failure>) {
         let mut ours = matches!(&answer, Ok(Reply::Found(Some(found))) if self.is_ours(&found.record));
         let Phase::Releasing(release) = &mut self.phase else {
             return;
@@ -308,11 +316,8 @@ impl Elector {
         }
         let outcome = release.outcome.clone();
         match answer {
-            // The create that was waited for: now look.
-            _ if matches!(pending.request, Request::Create(_)) => {}
-            Ok(Reply::Found(Some(found))) if ours => {
-                release.ours = Some(Box::new(found));
-            }
+            Ok(Reply::Found(Some(found))) if ours => release.step = ReleaseStep::Clear(Box::new(found)),
+            Ok(Reply::Found(_)) if self.unclear.is_some() => release.step = ReleaseStep::Supersede,
             // Given back; or cleared, taken or deleted: there is nothing of ours to give back.
             Ok(reply) => {
                 let there = if let Reply::Found(Some(found)) = reply { found.record.holder } else { String::new() };
@@ -320,7 +325,7 @@ impl Elector {
                 self.over(outcome.unwrap_or(Outcome::Released));
             }
             Err(failure) => {
-                release.ours = None;
+                release.step = ReleaseStep::Look;
                 if failure != Failure::Conflict {
                     release.next = now.at.plus(FIRST_RETRY);
                 }
@@ -340,13 +345,14 @@ impl Elector {
         if self.pending.is_some() || !reached(now, release.next) {
             return;
         }
-        match &release.ours {
-            Some(held) => {
-                let record = held.record.release(self.renew_time(now), self.settings.precision);
-                self.request(now, Request::Update(record, held.version.clone()), time);
-            }
-            None => self.request(now, Request::Get, time),
-        }
+        let cleared = |record: &Record| record.release(self.renew_time(now), self.settings.precision);
+        let request = match (&release.step, &self.unclear) {
+            (ReleaseStep::Clear(held), _) => Request::Update(cleared(&held.record), held.version.clone()),
+            (ReleaseStep::Supersede, Some(Request::Update(record, on))) => Request::Update(cleared(record), on.clone()),
+            (ReleaseStep::Supersede, Some(Request::Create(record))) => Request::Create(cleared(record)),
+            _ => Request::Get,
+        };
+        self.request(now, request, time);
     }
 
     pub(super) fn wake_release(&self, now: Now, release: &Release) -> Duration {

@@ -40,6 +40,8 @@ pub struct Settings {
     pub precision: Precision,
     /// Take over at once a lock that our identity already holds at the first look.
     pub resume: bool,
+    /// Whether a watch of this lock shows every version of it, in order and one by one.
+    pub complete_watch: bool,
     /// Seeds the small random delays, so that a run can be repeated.
     pub seed: u64,
 }
@@ -192,7 +194,7 @@ struct Sent {
 enum Phase {
     Standby,
     Leading(Term),
-    Releasing(Release),
+    Releasing(Box<Release>),
     Over,
 }
 
@@ -216,6 +218,8 @@ pub struct Elector {
     phase: Phase,
     standby: Standby,
     pending: Option<Pending>,
+    /// A write of ours that was not answered and may still be carried out: nobody ends before it is settled.
+    unclear: Option<Request>,
     next_id: u64,
     /// What we sent since S: a record equal to one of these is ours.
     sent: Vec<Sent>,
@@ -224,6 +228,8 @@ pub struct Elector {
     watch: Watch,
     watch_backoff: Duration,
     watch_from_now: bool,
+    /// The watch has shown every change since a version, and that version is ours.
+    watch_at_ours: bool,
     polling_said: bool,
     /// When the state of the lock was last seen, by a get or an event.
     heard: Instant,
@@ -245,12 +251,14 @@ impl Elector {
             phase: Phase::Standby,
             standby: Standby::new(now.at),
             pending: None,
+            unclear: None,
             next_id: 0,
             sent: Vec::new(),
             last_sent: None,
             watch: Watch::Closed,
             watch_backoff: WATCH_BACKOFF.0,
             watch_from_now: false,
+            watch_at_ours: false,
             polling_said: false,
             heard: now.at,
             event: None,
@@ -344,6 +352,7 @@ impl Elector {
             Err(Failure::Conflict) => self.last_sent = pending.sent_before,
             Err(_) => {}
         }
+        self.settle(&pending.request, &answer);
         match &answer {
             Ok(_) | Err(Failure::Conflict) => self.succeeded(pending.request.verb()),
             Err(failure) => self.failed(pending.request.verb(), failure),
@@ -351,7 +360,7 @@ impl Elector {
         match self.phase {
             Phase::Standby => self.standby_answered(now, pending, answer),
             Phase::Leading(_) => self.leader_answered(now, pending, answer),
-            Phase::Releasing(_) => self.release_answered(now, &pending, answer),
+            Phase::Releasing(_) => self.release_answered(now, answer),
             Phase::Over => {}
         }
     }
@@ -366,17 +375,55 @@ impl Elector {
                 self.event = Some(now.at);
             }
         }
+        let mut follows_ours = false;
+        if let Change::Seen(seen) = &change {
+            self.settle_by(Some(&seen.version));
+            let ours = self.is_ours(&seen.record);
+            follows_ours = std::mem::replace(&mut self.watch_at_ours, ours);
+        }
         match (&self.phase, change) {
             (Phase::Standby, Change::Seen(seen)) => self.observe(now, seen, false),
             (Phase::Standby, Change::Deleted(version)) => self.vanished(now, Some(version)),
-            (Phase::Leading(_), Change::Seen(seen)) => self.leader_saw(now, seen),
+            (Phase::Leading(_), Change::Seen(seen)) => self.leader_saw(now, seen, follows_ours),
             (Phase::Leading(_), Change::Deleted(version)) => self.leader_saw_deleted(now, &version),
             _ => {}
         }
     }
 
+    /// Takes in what an answer says about a write that is unclear: a later version than the one it was to replace, or
+    /// the answer to another write on that version. A get that shows that very version proves nothing.
+    fn settle(&mut self, request: &Request, answer: &Result<Reply, Failure>) {
+        match answer {
+            Ok(Reply::Found(found)) => self.settle_by(found.as_ref().map(|found| &found.version)),
+            // Whatever was sent earlier was for this version or for one before it.
+            Ok(Reply::Written(_)) | Err(Failure::Conflict) => self.unclear = None,
+            Err(Failure::Timeout | Failure::Unclear(_)) => self.is_unclear(request),
+            Err(_) => {}
+        }
+    }
+
+    /// `seen`: the latest version, or that there is none.
+    fn settle_by(&mut self, seen: Option<&Version>) {
+        self.unclear.take_if(|request| match (request, seen) {
+            _ if Mutant::UnclearSettledByGet.is_on() => true,
+            (Request::Update(_, base), Some(seen)) => base.is_before(seen),
+            // An object that is gone is not written to; one that is there is not created.
+            (Request::Update(..), None) | (Request::Create(_), Some(_)) => true,
+            (Request::Create(_), None) => false,
+            (Request::Get, _) => true,
+        });
+    }
+
+    /// Nobody knows whether this request is carried out, or will be.
+    fn is_unclear(&mut self, request: &Request) {
+        if !matches!(request, Request::Get) {
+            self.unclear = Some(request.clone());
+        }
+    }
+
     fn watch_ended(&mut self, now: Now, failure: Option<Failure>) {
         self.watch_from_now = true;
+        self.watch_at_ours = false;
         let lived = match self.watch {
             Watch::Open { since } => now.at.leader_since(since),
             _ => return,
@@ -405,6 +452,7 @@ impl Elector {
         if due {
             let from = from.filter(|_| !std::mem::replace(&mut self.watch_from_now, false));
             self.watch = Watch::Open { since: now.at };
+            self.watch_at_ours = self.is_leading() && from.is_some();
             self.out.push(Action::Watch(from));
         }
     }
@@ -455,7 +503,7 @@ impl Elector {
             lease_seconds: Some(self.settings.lease_duration.as_secs() as u32),
             acquire_time,
             renew_time: self.settings.precision.text(self.renew_time(now)),
-            transitions,
+            transitions: Some(transitions),
             ..Record::default()
         }
     }
@@ -496,6 +544,14 @@ impl Elector {
         if self.leader != holder && holder != UNKNOWN {
             self.leader = holder.into();
             self.out.push(Action::Say(Notice::Leader(holder.into())));
+        }
+    }
+
+    /// Forgets the request under way: its version is gone, or it is not wanted any more.
+    fn forget_request(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            self.is_unclear(&pending.request);
+            self.out.push(Action::Cancel);
         }
     }
 

@@ -61,8 +61,6 @@ pub(super) struct Standby {
     learned: bool,
     /// How long the quickest request took.
     quickest: Duration,
-    /// A write of ours may have been carried out without our knowing.
-    unclear: bool,
     /// Writes that failed in a row, not counting conflicts.
     misses: u32,
     /// The highest number of transitions seen, so that deletion does not lower it.
@@ -71,8 +69,6 @@ pub(super) struct Standby {
     changed: bool,
     /// A request was answered or failed: the lock has been tried.
     tried: bool,
-    /// A request was answered: there is a server, and the settings are right.
-    answered: bool,
     /// Whether the lock was ever looked at: `resume` is for the first time only.
     looked: bool,
     /// We have led before: if the lock is not there, it was deleted, and its holder may still lead.
@@ -93,12 +89,10 @@ impl Standby {
             crowd: FEW,
             learned: false,
             quickest: Duration::MAX,
-            unclear: false,
             misses: 0,
             transitions: None,
             changed: false,
             tried: false,
-            answered: false,
             looked: false,
             existed: false,
             said: None,
@@ -178,7 +172,7 @@ impl Elector {
             self.sent.clear();
         }
         standby.changed |= !first_look;
-        standby.transitions = standby.transitions.max(Some(seen.record.transitions));
+        standby.transitions = standby.transitions.max(Some(seen.record.transition_count()));
         let resumes = first_look && self.settings.resume && seen.record.holder == self.settings.identity;
         let take_at = if ours || resumes {
             Some(now.at)
@@ -232,7 +226,6 @@ impl Elector {
         let verb = pending.request.verb();
         match answer {
             Ok(reply) => {
-                self.standby.answered = true;
                 self.standby.refused.retain(|(v, _)| *v != verb);
                 match reply {
                     Reply::Written(version) => self.won(now, pending, version),
@@ -263,7 +256,6 @@ impl Elector {
             self.watch = Watch::Closed;
         }
         self.standby.stale = false;
-        self.standby.unclear = false;
         self.standby.poll_at = self.poll_time(now);
         match found {
             Some(found) => self.observe(now, found, true),
@@ -279,7 +271,6 @@ impl Elector {
         }
         // Whatever became of a write, look before the next one.
         self.standby.stale |= write;
-        self.standby.unclear |= write && matches!(failure, Failure::Timeout | Failure::Unclear(_));
         let pause = if failure == Failure::Conflict {
             self.standby.lost_put(now.at.leader_since(pending.at));
             self.random.within(self.standby.crowd.min(FIRST_RETRY))
@@ -294,19 +285,19 @@ impl Elector {
         self.standby.misses += u32::from(write && failure != Failure::Conflict);
         self.standby.not_before = Some(now.at.plus(pause));
         match failure {
-            Failure::Refused(verb, _) => {
-                self.standby.answered = true;
+            // Permissions, policies and certificates are mended while we wait; for R they are given a chance.
+            Failure::Refused(..) | Failure::Unusable(_) => {
+                let verb = pending.request.verb();
                 let known = self.standby.refused.iter().find(|(v, _)| *v == verb);
                 let since = known.map_or(now.at, |(_, since)| *since);
                 if known.is_none() {
                     self.standby.refused.push((verb, now.at));
                 }
                 if now.at.leader_since(since) >= self.settings.renew_deadline {
-                    self.over(Outcome::Failed(failure));
+                    self.end_standby(now, Outcome::Failed(failure));
                 }
             }
-            Failure::Rejected(_) => self.over(Outcome::Failed(failure)),
-            Failure::Unusable(_) if !self.standby.answered => self.over(Outcome::Failed(failure)),
+            Failure::Rejected(_) => self.end_standby(now, Outcome::Failed(failure)),
             _ => {}
         }
     }
@@ -317,7 +308,7 @@ impl Elector {
         let (Request::Create(record) | Request::Update(record, _)) = pending.request else {
             return;
         };
-        self.standby.transitions = self.standby.transitions.max(Some(record.transitions));
+        self.standby.transitions = self.standby.transitions.max(record.transitions);
         self.start_term(now, pending.at, record, version);
         if self.finishing {
             self.start_release(now, None);
@@ -337,11 +328,8 @@ impl Elector {
             let waited = self.wait_left(now).is_some_and(|left| left.is_zero());
             waited.then(|| Outcome::GaveUp(self.gave_up()))
         };
-        match end {
-            // A write may have won without our knowing: give the lock back if it did.
-            Some(outcome) if self.standby.unclear => return self.start_release(now, Some(outcome)),
-            Some(outcome) => return self.over(outcome),
-            None => {}
+        if let Some(outcome) = end {
+            return self.end_standby(now, outcome);
         }
         if self.pending.is_some() {
             return;
@@ -356,6 +344,16 @@ impl Elector {
         if self.pending.is_none() && self.wants_watch(now) {
             let from = self.standby.version().cloned();
             self.plan_watch(now, from);
+        }
+    }
+
+    /// Ends the election. A write that is unclear may win the lock yet: it is superseded first, and the lock released
+    /// if it has won.
+    fn end_standby(&mut self, now: Now, outcome: Outcome) {
+        if self.unclear.is_some() {
+            self.start_release(now, Some(outcome));
+        } else {
+            self.over(outcome);
         }
     }
 
@@ -390,7 +388,7 @@ impl Elector {
         let (record, version) = match &self.standby.known {
             // A write of ours whose answer was lost: the same term goes on, with a new S.
             Known::Present(p) if p.ours => {
-                let record = self.record(now, p.record.acquire_time.clone(), p.record.transitions);
+                let record = self.record(now, p.record.acquire_time.clone(), p.record.transition_count());
                 (record, Some(p.version.clone()))
             }
             known => {

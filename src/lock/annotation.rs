@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_write_keeps_data_and_other_annotations() {
-        let record = Record { holder: "me".into(), lease_seconds: Some(15), ..Record::default() };
+        let record = Record { holder: "me".into(), lease_seconds: Some(15), transitions: Some(0), ..Record::default() };
         let mut object = json!({"metadata": {"name": "l", "annotations": {"other": "kept"}}, "data": {"a": "b"}});
         write(object.as_object_mut().unwrap(), &record);
         assert_eq!(object["data"], json!({"a": "b"}));

@@ -4,6 +4,7 @@
 //! configuration comes from where it is said to come from, in that order, without debug overrides.
 
 use crate::jobs;
+use crate::mutant::Mutant;
 use crate::store::{Failure, Verb};
 use crate::text::shown;
 use anyhow::{Result, anyhow, bail, ensure};
@@ -277,6 +278,12 @@ pub fn failure(verb: Verb, subject: &str, needs: &str, status: u16, answer: &Val
     let whole = answer.get("message").and_then(Value::as_str).or(answer.as_str()).unwrap_or_default();
     let message = excerpt(whole.as_bytes());
     let reason = answer.get("reason").and_then(Value::as_str).unwrap_or_default();
+    if !is_status(answer) && !Mutant::PageIsConflict.is_on() {
+        return Failure::Unclear(format!("cannot {subject}: the answer is not an API server's: {message} ({status})"));
+    }
+    if is_denial(whole) {
+        return Failure::Refused(verb, format!("cannot {subject}: {message} ({status})"));
+    }
     match (status, verb) {
         (401, _) => {
             Failure::Refused(verb, format!("cannot {subject}: the server does not accept the credentials (401)"))
@@ -311,16 +318,37 @@ pub fn failure(verb: Verb, subject: &str, needs: &str, status: u16, answer: &Val
                     let name = excerpt(name.as_bytes());
                     Failure::Rejected(format!("cannot {subject}: namespace \"{name}\" does not exist"))
                 }
-                _ => Failure::Rejected(format!("cannot {subject}: {message} (404)")),
+                _ => Failure::Declined(format!("cannot {subject}: {message} (404)")),
             }
         }
         (404 | 409, Verb::Update) | (409, Verb::Create) if reason != "Forbidden" => Failure::Conflict,
-        (400 | 404 | 405 | 406 | 413 | 415 | 422, _) => {
-            Failure::Rejected(format!("cannot {subject}: {message} ({status})"))
-        }
+        (422, _) if names_the_name(answer) => Failure::Rejected(format!("cannot {subject}: {message} (422)")),
+        (404 | 405, Verb::Watch) => Failure::Rejected(format!("cannot {subject}: {message} ({status})")),
         (429, _) => Failure::Busy(format!("cannot {subject}: the server is busy: {message} (429)")),
+        (400..500, _) => Failure::Declined(format!("cannot {subject}: {message} ({status})")),
         _ => Failure::Unclear(format!("cannot {subject}: {message} ({status})")),
     }
+}
+
+/// Whether an API server says this: it answers whatever it does not carry out with an object of this kind. What stands
+/// before it (a proxy, a load balancer) has pages of its own.
+pub fn is_status(answer: &Value) -> bool {
+    answer.get("kind").and_then(Value::as_str) == Some("Status")
+}
+
+/// Whether an admission webhook or policy has denied the request, in the API server's words. The code is the webhook's
+/// own choice.
+fn is_denial(message: &str) -> bool {
+    let both = |begin, end| message.split_once(begin).is_some_and(|(_, rest)| rest.contains(end));
+    both("admission webhook \"", "\" denied the request") || both("ValidatingAdmissionPolicy '", "' denied request")
+}
+
+/// Whether what makes the object invalid is its name.
+fn names_the_name(answer: &Value) -> bool {
+    let causes = answer.pointer("/details/causes").and_then(Value::as_array);
+    causes.is_some_and(|causes| {
+        causes.iter().any(|cause| cause.get("field").and_then(Value::as_str) == Some("metadata.name"))
+    })
 }
 
 /// The error at the bottom, which says what happened; those above it only say where.
@@ -371,7 +399,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_who_may_not_do_what_and_what_it_needs() {
-        let answer = json!({"message": "leases \"a\" is forbidden: User \"system:serviceaccount:ops:default\" cannot \
+        let answer = json!({"kind": "Status", "message": "leases \"a\" is forbidden: User \"system:serviceaccount:ops:default\" cannot \
             update resource \"leases\" in API group \"coordination.k8s.io\"", "reason": "Forbidden"});
         let text = "cannot update lease ops/a: forbidden for system:serviceaccount:ops:default; \
                     it needs get, create, update and watch on leases (leader-run check prints the Role)";
@@ -380,9 +408,9 @@ mod tests {
 
     #[test]
     fn a_404_on_a_write_means_that_it_was_deleted_or_that_the_namespace_is_missing() {
-        assert_eq!(update(404, json!({"reason": "NotFound"})), Failure::Conflict);
-        assert_eq!(update(409, json!({"reason": "Conflict"})), Failure::Conflict);
-        let missing = json!({"message": "namespaces \"x\" not found", "details": {"kind": "namespaces", "name": "x"}});
+        assert_eq!(update(404, json!({"kind": "Status", "reason": "NotFound"})), Failure::Conflict);
+        assert_eq!(update(409, json!({"kind": "Status", "reason": "Conflict"})), Failure::Conflict);
+        let missing = json!({"kind": "Status", "message": "namespaces \"x\" not found", "details": {"kind": "namespaces", "name": "x"}});
         let create = failure(Verb::Create, "create lease x/a", "", 404, &missing);
         assert_eq!(create, Failure::Rejected("cannot create lease x/a: namespace \"x\" does not exist".into()));
     }
@@ -391,11 +419,56 @@ mod tests {
     fn who_may_not_be_another_user_is_told_so() {
         let message =
             "users \"nobody\" is forbidden: User \"bob\" cannot impersonate resource \"users\" in API group \"\"";
-        let told = failure(Verb::Get, "get lease ops/a", "get on leases", 403, &json!({"message": message}));
+        let told =
+            failure(Verb::Get, "get lease ops/a", "get on leases", 403, &json!({"kind": "Status", "message": message}));
         assert_eq!(
             told.to_string(),
             "cannot get lease ops/a: bob may not do it as another user (--as): it needs impersonate on users"
         );
+    }
+
+    #[test]
+    fn an_answer_that_is_not_an_api_servers_is_unclear_whatever_its_code() {
+        let pages =
+            [json!("404 page not found"), json!({"error": "gone"}), json!(null), json!([]), json!({"kind": "Page"})];
+        for page in pages {
+            for (status, verb) in [400, 401, 403, 404, 405, 409, 410, 422, 429, 500, 503]
+                .into_iter()
+                .flat_map(|status| [Verb::Get, Verb::Create, Verb::Update, Verb::Watch].map(|verb| (status, verb)))
+            {
+                let told = failure(verb, "", "", status, &page);
+                assert!(matches!(told, Failure::Unclear(_)), "{status} {verb} {page}: {told:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_denial_is_known_by_its_words_whatever_its_code() {
+        let denials = [
+            "admission webhook \"deny.example.com\" denied the request: not now",
+            "admission webhook \"deny.example.com\" denied the request without explanation",
+            "leases.coordination.k8s.io \"a\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied \
+             request: no",
+        ];
+        for (message, status) in denials.iter().flat_map(|denial| [400, 403, 404, 409, 422].map(|code| (denial, code)))
+        {
+            for verb in [Verb::Create, Verb::Update] {
+                let told = failure(verb, "", "", status, &json!({"kind": "Status", "message": message}));
+                assert!(matches!(&told, Failure::Refused(_, text) if text.contains(message)), "{status}: {told:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_missing_namespace_and_an_invalid_name_cannot_get_better() {
+        let invalid =
+            |field| json!({"kind": "Status", "message": "invalid", "details": {"causes": [{"field": field}]}});
+        assert!(matches!(update(422, invalid("metadata.name")), Failure::Rejected(_)));
+        for answer in [invalid("spec.leaseDurationSeconds"), json!({"kind": "Status", "message": "no"})] {
+            for status in [400, 405, 413, 415, 422] {
+                assert!(matches!(update(status, answer.clone()), Failure::Declined(_)), "{status} {answer}");
+            }
+        }
     }
 
     #[test]

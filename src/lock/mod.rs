@@ -65,6 +65,12 @@ impl Type {
         }
     }
 
+    /// Whether a watch shows every version, one by one: that of a single object on an API server does. The watch of
+    /// two objects reads both again, and that of a file may come late.
+    pub fn has_complete_watch(self) -> bool {
+        self.objects().len() == 1
+    }
+
     /// As people call it: `lease`.
     pub fn name(self) -> &'static str {
         TYPES.iter().find(|(.., kind)| *kind == self).map_or("", |(name, ..)| name)

@@ -291,7 +291,8 @@ mod tests {
     fn held(holder: &str) -> Record {
         let time = "2026-11-21T07:00:00Z";
         let (acquire_time, renew_time) = (time.into(), time.into());
-        Record { holder: holder.into(), lease_seconds: Some(15), acquire_time, renew_time, ..Record::default() }
+        let (lease_seconds, transitions) = (Some(15), Some(0));
+        Record { holder: holder.into(), lease_seconds, acquire_time, renew_time, transitions, ..Record::default() }
     }
 
     fn at(second: u32, record: Record) -> Record {

@@ -2,7 +2,7 @@
 //!
 //! The object is kept as the JSON that was read: a typed one would drop the fields that it does not know.
 
-use super::client::{Client, MAX_BODY, excerpt, failure};
+use super::client::{Client, MAX_BODY, excerpt, failure, is_status};
 use super::{Access, Announcement, Answer, Changes, Labeller, Lock, PodLabel};
 use crate::clock::Now;
 use crate::mutant::Mutant;
@@ -128,7 +128,9 @@ impl ObjectLock {
         let (status, answer) = self.client.send(get(self.object())).await?;
         match status {
             200..300 if is_named(&answer, &self.name) => Ok(Reply::Found(Some(observation(self.kind, answer)))),
-            404 if answer.pointer("/details/kind").and_then(Value::as_str) == Some(self.kind.plural) => {
+            404 if is_status(&answer)
+                && answer.pointer("/details/kind").and_then(Value::as_str) == Some(self.kind.plural) =>
+            {
                 Ok(Reply::Found(None))
             }
             _ => Err(self.failure(Verb::Get, status, &answer)),
@@ -152,7 +154,8 @@ impl ObjectLock {
         let lines = FramedRead::new(StreamReader::new(body), LinesCodec::new_with_max_length(MAX_BODY));
         if status != 200 {
             let answer = tokio::time::timeout(WATCH_START, pin!(lines).next()).await.ok().flatten();
-            let answer = answer.and_then(|line| serde_json::from_str(&line.ok()?).ok()).unwrap_or_default();
+            let line = answer.and_then(Result::ok).unwrap_or_default();
+            let answer = serde_json::from_str(&line).unwrap_or_else(|_| Value::String(excerpt(line.as_bytes())));
             return Err(Change::Ended(Some(self.failure(Verb::Watch, status, &answer))));
         }
         let changes = lines.map(|line| match line {

@@ -73,9 +73,9 @@ impl Closing {
             Said::Tree(FromGuard::Exited(_, status)) => self.status = Some(*status),
             Said::Tree(FromGuard::Killing(_)) => self.send(SIGKILL),
             Said::Tree(FromGuard::Expired(_)) | Said::SteppingDown(_) => self.send(config.stop_signal),
-            Said::Tree(FromGuard::Failed(_, errno)) => {
-                let program = config.program.display();
-                self.why = told(words::failed_start(config, *errno), format!("{program} was not started"));
+            Said::Tree(FromGuard::Failed(_, errno)) => self.not_started(config, words::failed_start(config, *errno)),
+            Said::Tree(FromGuard::Died(_, status)) => {
+                self.not_started(config, words::died_before_exec(config, *status))
             }
             Said::Stopping(signal) => {
                 self.got.get_or_insert(*signal);
@@ -103,6 +103,10 @@ impl Closing {
             Said::Over(Outcome::NotReleased(Some(failure))) => self.last_error = Some(failure.to_string()),
             _ => {}
         }
+    }
+
+    fn not_started(&mut self, config: &Config, full: String) {
+        self.why = Some(Why { full, short: Some(format!("{} was not started", config.program.display())) });
     }
 
     fn send(&mut self, signal: i32) {

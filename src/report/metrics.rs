@@ -133,7 +133,7 @@ impl Metrics {
                 self.terms += 1;
                 self.holder.clone_from(&self.identity);
                 self.token = Some(leadership.token);
-                self.transitions = leadership.record.transitions;
+                self.transitions = leadership.record.transition_count();
             }
             Said::HeldUntil(until) => self.held_until = Some(until),
             Said::Lost(_) => {
@@ -144,7 +144,7 @@ impl Metrics {
             Said::GivingBack => self.hold_no_more(),
             Said::Stopping(_) | Said::SteppingDown(_) => self.stopping(),
             Said::Notice(Notice::Leader(holder)) => self.holder = holder,
-            Said::Notice(Notice::Waiting(record, _)) => self.transitions = record.transitions,
+            Said::Notice(Notice::Waiting(record, _)) => self.transitions = record.transition_count(),
             Said::Tree(FromGuard::Started(..)) => self.child = Child::Running,
             Said::Tree(FromGuard::Exited(..) | FromGuard::Expired(_) | FromGuard::Killing(_)) => self.stopping(),
             Said::Tree(FromGuard::Gone(_)) => self.child = Child::None,
@@ -279,6 +279,7 @@ fn reason(failure: &Failure) -> &'static str {
         Failure::Rejected(_) => "rejected",
         Failure::Unusable(_) => "unusable",
         Failure::Busy(_) => "busy",
+        Failure::Declined(_) => "declined",
         Failure::Timeout => "timeout",
         Failure::Unclear(_) => "unclear",
     }
@@ -303,7 +304,7 @@ mod tests {
     /// A leader since 100 s, whose lock is held until 113 s.
     fn leader() -> Metrics {
         let mut metrics = metrics();
-        let record = Record { transitions: 4, ..Record::default() };
+        let record = Record { transitions: Some(4), ..Record::default() };
         let leadership = Leadership { since: at(100), token: "77".into(), record };
         for news in [
             News::Opened("lease ops/demo".into()),

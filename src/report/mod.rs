@@ -140,7 +140,7 @@ impl<'a> Reports<'a> {
             match said {
                 Said::Leading(_) => label.put_on(),
                 Said::Stopping(_) | Said::SteppingDown(_) | Said::GuardFailed(_) => label.take_off(),
-                Said::Tree(FromGuard::Exited(..) | FromGuard::Failed(..)) => label.take_off(),
+                Said::Tree(FromGuard::Exited(..) | FromGuard::Failed(..) | FromGuard::Died(..)) => label.take_off(),
                 Said::GivingBack => label.give_back(),
                 Said::Lost(_) => label.give_up(),
                 _ => {}

@@ -42,7 +42,7 @@ impl Keeper {
     pub fn say(&mut self, said: &Said) {
         match said {
             Said::Leading(leadership) => {
-                let transitions = leadership.record.transitions;
+                let transitions = leadership.record.transition_count();
                 let (token, deadline) = (leadership.token.clone(), leadership.since);
                 self.term = Some(Term { token, transitions, deadline });
             }

@@ -46,6 +46,7 @@ fn tree(config: &Config, news: &FromGuard) {
     match *news {
         FromGuard::Started(_, pid) => debug!("started {program} as process {pid}"),
         FromGuard::Failed(_, errno) => error!("{}", failed_start(config, errno)),
+        FromGuard::Died(_, status) => error!("{}", died_before_exec(config, status)),
         FromGuard::Exited(_, status) => debug!("the child has ended with {}", exit::of_child(status)),
         FromGuard::Continued(_, number) => {
             let name = signal::name(number);
@@ -74,6 +75,18 @@ pub fn failed_start(config: &Config, errno: i32) -> String {
         true => format!("cannot start {program}: the system is short of resources: {why}"),
         false => format!("{program}: cannot be executed: {why}"),
     }
+}
+
+/// That the child died before it could execute COMMAND.
+pub fn died_before_exec(config: &Config, status: i32) -> String {
+    let how = match exit::signal_of(status) {
+        Some(number) => format!("killed by SIG{}", signal::name(number)),
+        None => format!("exit code {}", exit::of_child(status)),
+    };
+    format!(
+        "cannot start {}: the child process died before it could execute the command ({how})",
+        config.program.display()
+    )
 }
 
 /// Why the lock was lost.

@@ -161,6 +161,7 @@ async fn contend(number: usize, options: Options, finish: Arc<Notify>, told: Sen
         wait: None,
         precision: Precision::Microseconds,
         resume: false,
+        complete_watch: true,
         seed: number as u64,
     };
     let mut elector = Elector::new(settings, Now::read());

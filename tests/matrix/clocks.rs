@@ -50,7 +50,7 @@ fn without() -> Seen {
 fn steps() -> Seen {
     let scene = Scene::new();
     let folder = tempfile::tempdir().unwrap();
-    let Some(library) = library(folder.path()) else {
+    let Some(library) = library("clock", folder.path()) else {
         return without();
     };
     let file = scene.path("wall");
@@ -80,7 +80,7 @@ fn steps() -> Seen {
 
 fn rates() -> Seen {
     let folder = tempfile::tempdir().unwrap();
-    let Some(library) = library(folder.path()) else {
+    let Some(library) = library("clock", folder.path()) else {
         return without();
     };
     let case = |slow: &'static str, fast: &'static str, overlaps: bool| -> Box<dyn FnOnce() -> String + Send> {

@@ -21,7 +21,7 @@ const MOVABLE: [&str; 4] = ["python", "fabric8", "kubert", "kube-leader-election
 /// Has the contenders that are started next live in another time; false where there is no compiler for that.
 fn move_clock(scene: &mut Scene, by: i64) -> bool {
     let folder = scene.oracle().parent().expect("in a folder").to_owned();
-    let Some(library) = library(&folder) else {
+    let Some(library) = library("clock", &folder) else {
         eprintln!("not run: there is no C compiler (cc)");
         return false;
     };

@@ -2,12 +2,13 @@
 
 use crate::judge::{Owner, Violation};
 use crate::world::{Event, World};
-use leader_run::child::guard::{self, FromGuard, Guard, Input, Output, ToGuard};
+use leader_run::child::guard::{self, FromGuard, Guard, Input, NotExecuted, Output, ToGuard, is_too_late};
 use leader_run::clock::{Instant, Now};
 use leader_run::contender::{Action, Contender, Said, Settings};
 use leader_run::elector::{self, Elector};
+use leader_run::mutant::Mutant;
 use leader_run::record::Record;
-use leader_run::store::{Change, Failure, Reply, Request};
+use leader_run::store::{Change, Failure, Observation, Reply, Request, Version};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -46,7 +47,9 @@ pub enum Process {
     Closed,
     Dead,
     Tick,
-    Spawned(i32),
+    Forked(i32),
+    Executed,
+    NotExecuted(NotExecuted),
     Ended { others: bool },
     Alone,
 }
@@ -58,7 +61,9 @@ impl From<Process> for Input {
             Process::Closed => Input::Closed,
             Process::Dead => Input::Dead,
             Process::Tick => Input::Tick,
-            Process::Spawned(pid) => Input::Spawned(Ok(pid)),
+            Process::Forked(pid) => Input::Forked(Ok(pid)),
+            Process::Executed => Input::Executed,
+            Process::NotExecuted(why) => Input::NotExecuted(why),
             Process::Ended { others } => Input::Ended { status: 0, others },
             Process::Alone => Input::Alone,
         }
@@ -92,11 +97,38 @@ pub struct Stream {
     pub last: Duration,
 }
 
+/// A child that was forked and has not executed COMMAND yet.
+#[derive(Debug)]
+pub struct Starting {
+    /// S+R, as the guard told it.
+    until: Instant,
+    /// When it looked at the clock for the last time.
+    looked: Option<Duration>,
+    /// It was about to do the next thing when its machine stood still.
+    pub woken: bool,
+    /// Of COMMAND: it leaves others behind; when it and they end by themselves.
+    leaves: bool,
+    ends: Option<Duration>,
+    others_end: Option<Duration>,
+}
+
+/// A write of ours whose fate is unclear.
+#[derive(Debug)]
+struct Unclear {
+    id: u64,
+    /// What it was to replace: nothing, or this version.
+    base: Option<Version>,
+    /// Since when it is known not to have been answered.
+    since: Option<Instant>,
+}
+
 #[derive(Debug)]
 pub struct Tree {
     pub term: u64,
     pub child: bool,
     pub others: bool,
+    /// The child executes COMMAND.
+    executes: bool,
     /// The child leaves others behind, or has them already if it is killed.
     pub leaves: bool,
     stubborn: bool,
@@ -135,6 +167,11 @@ pub struct Actor {
     /// Something was done to the guard.
     pub guard_hurt: bool,
     pub tree: Option<Tree>,
+    pub starting: Option<Starting>,
+    /// What a child has said of its start, and its guard has not read.
+    pub start_news: Option<Process>,
+    /// Writes of ours that may be carried out yet, reckoned apart from the program.
+    unclear: Vec<Unclear>,
     pub out: Vec<Out>,
     /// The request whose answer is awaited.
     current: Option<u64>,
@@ -173,6 +210,9 @@ impl Actor {
             guard_woken: false,
             guard_hurt: false,
             tree: None,
+            starting: None,
+            start_news: None,
+            unclear: Vec::new(),
             out: Vec::new(),
             current: None,
             watch: None,
@@ -195,23 +235,47 @@ impl Actor {
     }
 
     /// Whether this answer is awaited.
-    pub fn answered(&mut self, id: u64, answer: &Result<Reply, Failure>) -> bool {
+    pub fn answered(&mut self, id: u64, answer: &Result<Reply, Failure>, now: Instant) -> bool {
         let Some(index) = self.out.iter().position(|out| out.id == id) else {
             return false;
         };
         let out = self.out.swap_remove(index);
         let awaited = self.current.take_if(|current| *current == id).is_some();
-        match answer {
-            Ok(Reply::Written(_)) if awaited => self.since = Some(out.sent),
-            Ok(Reply::Found(Some(_))) if awaited => self.seen = true,
-            _ => {}
+        if awaited {
+            match answer {
+                Ok(Reply::Written(_)) => (self.since, self.unclear) = (Some(out.sent), Vec::new()),
+                Ok(Reply::Found(found)) => {
+                    self.seen |= found.is_some();
+                    self.saw(found.as_ref());
+                }
+                Err(Failure::Conflict) => self.unclear.clear(),
+                Err(Failure::Timeout | Failure::Unclear(_)) => self.is_unanswered(id, now),
+                Err(_) => self.unclear.retain(|write| write.id != id),
+            }
         }
         awaited
     }
 
+    /// What the lock is like settles whatever was to replace something earlier.
+    pub fn saw(&mut self, seen: Option<&Observation>) {
+        self.unclear.retain(|write| match (&write.base, seen) {
+            (Some(base), Some(seen)) => !base.is_before(&seen.version),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        });
+    }
+
+    /// From now on nobody waits for the answer to the write of this number.
+    fn is_unanswered(&mut self, id: u64, now: Instant) {
+        if let Some(write) = self.unclear.iter_mut().find(|write| write.id == id) {
+            write.since.get_or_insert(now);
+        }
+    }
+
     /// Whether the request of this number was still awaited.
-    pub fn timed_out(&mut self, id: u64) -> bool {
+    pub fn timed_out(&mut self, id: u64, now: Instant) -> bool {
         self.out.retain(|out| out.id != id);
+        self.is_unanswered(id, now);
         self.current.take_if(|current| *current == id).is_some()
     }
 
@@ -253,6 +317,13 @@ impl World {
                 let sent = now.at;
                 let (lost, alive) = (a.lost, a.tree.is_some());
                 a.current = Some(id);
+                let base = match &request {
+                    Request::Update(_, base) => Some(base.clone()),
+                    _ => None,
+                };
+                if written.is_some() && !free {
+                    a.unclear.push(Unclear { id, base, since: None });
+                }
                 if written.is_some() && lost {
                     self.judge.find(self.now, Violation::WroteAfterLoss, format!("{actor}: {request:?}"));
                 }
@@ -261,7 +332,11 @@ impl World {
                 }
                 self.send(actor, Out { id, sent, acquiring }, request, limit);
             }
-            Action::Cancel => a.current = None,
+            Action::Cancel => {
+                if let Some(id) = a.current.take() {
+                    a.is_unanswered(id, now.at);
+                }
+            }
             Action::Watch(from) => self.watch(actor, from),
             Action::Unwatch => a.watch = None,
             Action::Tell(message) => {
@@ -294,7 +369,10 @@ impl World {
             Said::Leading(_) => (a.leads, a.lost) = (true, false),
             Said::Lost(_) => (a.leads, a.lost) = (false, true),
             Said::Over(_) => a.leads = false,
-            Said::Again => (a.leads, a.lost) = (false, false),
+            Said::Again => (a.leads, a.lost, a.unclear) = (false, false, Vec::new()),
+            Said::Tree(said @ (FromGuard::Failed(..) | FromGuard::Died(..))) => {
+                self.judge.find(self.now, Violation::StartFailed, format!("{actor}: {said:?}"));
+            }
             Said::GuardFailed(how) if !a.guard_hurt && a.tree.as_ref().is_none_or(Tree::is_untouched) => {
                 self.judge.find(self.now, Violation::GaveUpHealthyGuard, format!("{actor}: {how}"));
             }
@@ -303,7 +381,16 @@ impl World {
     }
 
     fn exits(&mut self, actor: usize) {
+        let now = self.clocks(self.actors[actor].node);
         let a = &mut self.actors[actor];
+        let election = &a.settings.election;
+        let patience = election.request_timeout.min(election.renew_deadline).min(Duration::from_secs(3)).mul_f64(0.9);
+        let given_up = |write: &&Unclear| write.since.is_some_and(|since| now.at.leader_since(since) < patience);
+        // What was decided before a machine stood still is done after it.
+        let slept = self.nodes[a.node].thawed().is_some_and(|at| self.now - at < Duration::from_secs(1));
+        let unclear =
+            a.unclear.iter().find(given_up).filter(|_| !a.lost && !slept).map(|write| format!("{actor}: {write:?}"));
+        let starting = a.starting.is_some();
         a.main.alive = false;
         a.guard.alive = false;
         a.watch = None;
@@ -313,7 +400,10 @@ impl World {
         if let Some(who) = abandoned {
             self.judge.find(self.now, Violation::AbandonedWrite, who);
         }
-        if self.judge.is_alive(Owner::Ours(actor)) {
+        if let Some(who) = unclear {
+            self.judge.find(self.now, Violation::EndedUnclear, who);
+        }
+        if self.judge.is_alive(Owner::Ours(actor)) || starting {
             self.judge.find(self.now, Violation::LeftTreeBehind, format!("{actor}"));
         }
         self.perish(actor);
@@ -331,7 +421,7 @@ impl World {
 
     pub fn guard_act(&mut self, actor: usize, output: Output) {
         match output {
-            Output::Spawn(_) => self.spawn(actor),
+            Output::Spawn { until, .. } => self.fork(actor, until),
             Output::Stop(_) => {
                 if let Some(tree) = self.actors[actor].tree.as_ref().filter(|tree| !tree.stubborn) {
                     let term = tree.term;
@@ -373,10 +463,10 @@ impl World {
         let a = &mut self.actors[actor];
         let event = match input {
             ToMain::Tick => elector::Event::Tick,
-            ToMain::Answer(id, answer) if id > RELEASER && a.answered(id, &answer) => {
+            ToMain::Answer(id, answer) if id > RELEASER && a.answered(id, &answer, now.at) => {
                 elector::Event::Answer(id - RELEASER, answer)
             }
-            ToMain::Timeout(id) if id > RELEASER && a.timed_out(id) => {
+            ToMain::Timeout(id) if id > RELEASER && a.timed_out(id, now.at) => {
                 elector::Event::Answer(id - RELEASER, Err(Failure::Timeout))
             }
             _ => return,
@@ -407,30 +497,79 @@ impl World {
         }
     }
 
-    fn spawn(&mut self, actor: usize) {
-        let node = self.actors[actor].node;
-        let now = self.clocks(node);
+    /// Forks the child. What it does then it does by itself: it looks at the clock, and executes COMMAND.
+    fn fork(&mut self, actor: usize, until: Instant) {
+        let now = self.clocks(self.actors[actor].node);
         let (leaves, stubborn) = (self.random.chance(0.4), self.random.chance(0.4));
+        let ends = self.child_may_end().then(|| self.random.spread(0.01, 30.0));
+        // What is left behind ends by itself, some time.
+        let others_end = (self.random.chance(0.5) && !self.is_healed()).then(|| self.random.spread(1.0, 60.0));
         let a = &mut self.actors[actor];
         a.terms += 1;
         let term = a.terms;
-        // What is stopped between its last look at the clock and the fork, forks late, and kills at once.
-        let late = a.passed(now) && !a.guard_hurt;
-        a.tree = Some(Tree { term, child: true, others: false, leaves, stubborn, killing: false, reported: false });
-        if late {
-            self.judge.find(self.now, Violation::StartedLate, format!("{actor}"));
+        let (child, others, executes, killing, reported) = (true, false, false, false, false);
+        a.tree = Some(Tree { term, child, others, executes, leaves: false, stubborn, killing, reported });
+        a.starting = Some(Starting { until, looked: None, woken: false, leaves, ends, others_end });
+        a.core.step(now.at, Process::Forked(1).into());
+        self.child_goes_on(actor);
+    }
+
+    /// The child does the next thing in a moment.
+    pub fn child_goes_on(&mut self, actor: usize) {
+        let after = self.start_random.spread(0.00002, 0.005);
+        let term = self.actors[actor].terms;
+        self.after(after, Event::ChildStarts { actor, term });
+    }
+
+    /// The child looks at the clock, or executes COMMAND.
+    pub fn child_starts(&mut self, actor: usize, term: u64) {
+        let node = self.actors[actor].node;
+        if self.actors[actor].terms != term || self.actors[actor].starting.is_none() {
+            return;
         }
-        self.judge.started(self.now, Owner::Ours(actor), node, &self.nodes);
-        if self.child_may_end() {
-            let after = self.random.spread(0.01, 30.0);
+        self.count(node);
+        let now = self.clocks(node);
+        let frozen = self.is_frozen(node);
+        let a = &mut self.actors[actor];
+        let passed = a.passed(now);
+        let Some(starting) = &mut a.starting else {
+            return;
+        };
+        if frozen {
+            starting.woken = true;
+        } else if let Some(looked) = starting.looked {
+            self.executes(actor, looked);
+        } else if is_too_late(now.at, starting.until) && !Mutant::NoLookBeforeExec.is_on() {
+            (a.starting, a.start_news) = (None, Some(Process::NotExecuted(NotExecuted::Late)));
+            if let Some(tree) = &mut a.tree {
+                tree.child = false;
+            }
+            self.tree_changed(actor);
+        } else {
+            starting.looked = Some(self.now);
+            if passed {
+                self.judge.find(self.now, Violation::StartedLate, format!("{actor}"));
+            }
+            self.child_goes_on(actor);
+        }
+    }
+
+    fn executes(&mut self, actor: usize, looked: Duration) {
+        let a = &mut self.actors[actor];
+        let (Some(starting), Some(tree)) = (a.starting.take(), &mut a.tree) else {
+            return;
+        };
+        (tree.executes, tree.leaves) = (true, starting.leaves);
+        a.start_news = Some(Process::Executed);
+        let (term, node) = (tree.term, a.node);
+        self.judge.started(self.now, Owner::Ours(actor), node, looked, &self.nodes);
+        if let Some(after) = starting.ends {
             self.after(after, Event::ChildEnds { actor, term });
         }
-        if self.random.chance(0.5) && !self.is_healed() {
-            // What is left behind ends by itself, some time.
-            let after = self.random.spread(1.0, 60.0);
+        if let Some(after) = starting.others_end {
             self.after(after, Event::OthersEnd { actor, term });
         }
-        let a = &mut self.actors[actor];
-        a.core.step(now.at, Process::Spawned(1).into());
+        let late = self.start_random.spread(0.00002, 0.002);
+        self.after(late, Event::Guard { actor, input: None });
     }
 }

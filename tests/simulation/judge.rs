@@ -22,6 +22,14 @@ pub enum Violation {
     LedPastDeadline,
     /// The child was started although S+R had passed.
     StartedLate,
+    /// The start of a child failed, in a world where nothing keeps a child from being started.
+    StartFailed,
+    /// The lock names a term again that another one has followed.
+    CameBack,
+    /// Two trees were alive for longer than a lease after somebody had wiped the record.
+    SurvivedEdit,
+    /// leader-run ended at once although a write of its own was unclear.
+    EndedUnclear,
     /// leader-run ended while its tree was alive.
     LeftTreeBehind,
     /// leader-run ended while a write was under way that might win the lock.
@@ -67,6 +75,8 @@ struct Live {
     owner: Owner,
     node: usize,
     since: Duration,
+    /// When its machine went on that had stood still between its last look at the clock and execve.
+    late: Option<Duration>,
     /// Until when its lock is valid by its own last write, counted as early as clocks allow; for client-go.
     lease_until: Duration,
 }
@@ -80,10 +90,24 @@ pub enum Owner {
 /// So long may two trees be alive at once after a thaw: until the guard, or at last leader-run, has killed.
 const THAW: Duration = Duration::from_millis(450);
 
+/// Two trees that are alive at once, with an excuse.
+#[derive(Clone, Debug)]
+struct Exposure {
+    a: Owner,
+    b: Owner,
+    since: Duration,
+    /// How long the excuse holds, and what it is when that is over.
+    bound: Duration,
+    then: Violation,
+}
+
 #[derive(Debug, Default)]
 pub struct Judge {
     live: Vec<Live>,
-    exposed: Vec<(Owner, Owner, Duration)>,
+    exposed: Vec<Exposure>,
+    longest: Duration,
+    /// When somebody last wiped the record.
+    pub edited: Option<Duration>,
     /// When a tree last ended.
     ended: Duration,
     pub verdict: Verdict,
@@ -92,10 +116,16 @@ pub struct Judge {
 /// Whether a node stands still, and when it last went on.
 pub trait Stillness {
     fn is_frozen(&self, node: usize) -> bool;
+    fn froze(&self, node: usize) -> Option<Duration>;
     fn thawed(&self, node: usize) -> Option<Duration>;
 }
 
 impl Judge {
+    /// `longest`: the longest lease of the history.
+    pub fn new(longest: Duration) -> Judge {
+        Judge { longest, ..Judge::default() }
+    }
+
     pub fn find(&mut self, at: Duration, violation: Violation, who: String) {
         self.verdict.finding.get_or_insert(Finding { at, violation, who });
     }
@@ -109,20 +139,37 @@ impl Judge {
         self.live.is_empty().then_some(self.ended)
     }
 
-    pub fn started(&mut self, now: Duration, owner: Owner, node: usize, still: &impl Stillness) {
+    /// `looked`: when it last looked at the clock before.
+    pub fn started(&mut self, now: Duration, owner: Owner, node: usize, looked: Duration, still: &impl Stillness) {
         self.verdict.terms += 1;
-        let late = still.thawed(node).is_some_and(|at| now - at < THAW);
+        // No look at a clock can tell it of a stillness that begins after it.
+        let late = still.thawed(node).filter(|_| still.froze(node).is_some_and(|at| at > looked));
         for other in self.live.clone() {
-            let thawed = still.thawed(other.node).filter(|at| *at > other.since && now - *at < THAW);
+            let thawed = still.thawed(other.node).filter(|at| *at > other.since);
+            let excuse = [late, thawed, other.late].into_iter().flatten().max().filter(|at| now - *at < THAW);
             if still.is_frozen(other.node) {
                 continue;
-            } else if late || thawed.is_some() {
-                self.exposed.push((owner, other.owner, now));
+            } else if self.is_edited(other.since) {
+                self.expose(owner, other.owner, now, true);
+            } else if let Some(thawed) = excuse {
+                // Counted from the thaw for one that was born after it.
+                self.expose(owner, other.owner, if late.is_some() { thawed } else { now }, false);
             } else {
                 self.overlap(now, owner, &other);
             }
         }
-        self.live.push(Live { owner, node, since: now, lease_until: Duration::ZERO });
+        self.live.push(Live { owner, node, since: now, late, lease_until: Duration::ZERO });
+    }
+
+    /// Whether somebody has wiped the record since a tree that was started then acquired the lock, perhaps.
+    fn is_edited(&self, started: Duration) -> bool {
+        self.edited.is_some_and(|at| at + self.longest > started)
+    }
+
+    fn expose(&mut self, a: Owner, b: Owner, since: Duration, edited: bool) {
+        let (bound, then) =
+            if edited { (self.longest, Violation::SurvivedEdit) } else { (THAW, Violation::SurvivedThaw) };
+        self.exposed.push(Exposure { a, b, since, bound, then });
     }
 
     fn overlap(&mut self, now: Duration, owner: Owner, other: &Live) {
@@ -159,22 +206,23 @@ impl Judge {
     }
 
     fn close(&mut self, now: Duration, over: impl Fn(Owner) -> bool) {
-        let (ended, open) = self.exposed.iter().partition::<Vec<_>, _>(|(a, b, _)| over(*a) || over(*b));
+        let (ended, open) = self.exposed.iter().cloned().partition::<Vec<_>, _>(|pair| over(pair.a) || over(pair.b));
         self.exposed = open;
-        for (a, b, since) in ended {
+        for Exposure { a, b, since, bound, then } in ended {
             self.verdict.exposures += 1;
-            if now - since > THAW && !matches!((a, b), (Owner::ClientGo(_), _) | (_, Owner::ClientGo(_))) {
+            if now - since > bound && !matches!((a, b), (Owner::ClientGo(_), _) | (_, Owner::ClientGo(_))) {
                 let span = (now - since).as_secs_f64();
-                self.find(now, Violation::SurvivedThaw, format!("{a:?} and {b:?} for {span:.3} s"));
+                self.find(now, then, format!("{a:?} and {b:?} for {span:.3} s"));
             }
         }
     }
 
     /// A node goes on: what is alive on it runs beside whatever has been started meanwhile.
     pub fn thawed(&mut self, now: Duration, node: usize, still: &impl Stillness) {
-        for a in self.live.iter().filter(|live| live.node == node) {
-            for b in self.live.iter().filter(|live| live.node != node && !still.is_frozen(live.node)) {
-                self.exposed.push((a.owner, b.owner, now));
+        for a in self.live.clone().iter().filter(|live| live.node == node) {
+            for b in self.live.clone().iter().filter(|live| live.node != node && !still.is_frozen(live.node)) {
+                let edited = self.is_edited(a.since.min(b.since));
+                self.expose(a.owner, b.owner, now, edited);
             }
         }
     }

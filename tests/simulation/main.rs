@@ -25,7 +25,7 @@ const EVERYDAY: u64 = 3_000;
 /// A mutant has to be caught within so many.
 const PATIENCE: u64 = 20_000;
 /// Mutants of what the simulation leaves out: each has a test of the binary, of the same name, in tests/matrix.
-const BLACK_BOX: [Mutant; 1] = [Mutant::UnconditionalPut];
+const BLACK_BOX: [Mutant; 2] = [Mutant::UnconditionalPut, Mutant::PageIsConflict];
 /// Numbers of histories in which something was found once. One a line; text after it says what.
 const REGRESSIONS: &str = include_str!("regressions");
 

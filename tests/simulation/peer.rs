@@ -73,7 +73,7 @@ impl Peer {
             lease_seconds: Some(self.lease.as_secs() as u32),
             acquire_time: self.acquired.clone(),
             renew_time: now.wall.micro_time(),
-            transitions,
+            transitions: Some(transitions),
             ..Record::default()
         }
     }
@@ -97,7 +97,7 @@ impl Peer {
     fn begin(&mut self, now: Now) -> Vec<Does> {
         match &self.observed {
             Some(known) if known.record.holder == self.identity && self.is_valid(now) => {
-                let (version, transitions) = (known.version.clone(), known.record.transitions);
+                let (version, transitions) = (known.version.clone(), known.record.transition_count());
                 self.send(Request::Update(self.record(now, transitions), version))
             }
             _ => self.send(Request::Get),
@@ -137,7 +137,7 @@ impl Peer {
         if !found.record.is_free() && !mine && self.is_valid(now) {
             return self.failed(now, random);
         }
-        let transitions = if mine { found.record.transitions } else { found.record.transitions + 1 };
+        let transitions = found.record.transition_count() + i64::from(!mine);
         if !mine {
             self.acquired = now.wall.micro_time();
         }
@@ -164,7 +164,10 @@ impl Peer {
     /// What it writes when it is asked to stop while it leads.
     pub fn release(&self, now: Now) -> Option<Request> {
         let known = self.observed.as_ref().filter(|known| self.leading && known.record.holder == self.identity)?;
-        Some(Request::Update(Record::released(known.record.transitions, now.wall.micro_time()), known.version.clone()))
+        Some(Request::Update(
+            Record::released(known.record.transition_count(), now.wall.micro_time()),
+            known.version.clone(),
+        ))
     }
 }
 

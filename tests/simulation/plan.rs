@@ -90,6 +90,8 @@ pub enum Fault {
     },
     Label,
     Delete,
+    /// The record is replaced by an empty one.
+    Wipe,
 }
 
 /// When a fault happens.
@@ -129,6 +131,8 @@ pub struct Plan {
     /// From then on nobody leads for as long as this at the most.
     pub idle: Duration,
     pub end: Duration,
+    /// The longest lease.
+    pub longest: Duration,
     /// A contender that ended is started again.
     pub restarts: bool,
     /// Some children end by themselves.
@@ -160,6 +164,7 @@ fn settings(random: &mut Random, number: usize, lease: u64, twins: bool) -> cont
             wait: random.chance(0.1).then(|| random.spread(0.5, 30.0)),
             precision: Precision::Microseconds,
             resume: false,
+            complete_watch: true,
             seed: random.next(),
         },
         loss_grace,
@@ -208,8 +213,12 @@ impl Plan {
         let healed = Duration::from_secs(20 + 3 * longest);
         let idle = Duration::from_secs(26 + longest + longest / 3);
         let (restarts, children_end) = (!deletes, random.chance(0.5));
-        let mut plan = Plan { nodes, faults: Vec::new(), healed, idle, end: healed + idle, restarts, children_end };
+        let (end, longest) = (healed + idle, Duration::from_secs(longest));
+        let mut plan = Plan { nodes, faults: Vec::new(), healed, idle, end, longest, restarts, children_end };
         plan.add_faults(random, bounds, deletes);
+        if !deletes && peers == 0 {
+            plan.add_wipes(Random::new(random.clone().next()));
+        }
         plan
     }
 
@@ -231,6 +240,19 @@ impl Plan {
             if let Some(fault) = fault {
                 self.faults.push((when, fault));
             }
+        }
+    }
+
+    /// In some histories somebody wipes the record, mostly twice: the second time is within a renewal interval of a
+    /// leader that has not seen the first.
+    fn add_wipes(&mut self, mut random: Random) {
+        if !random.chance(0.15) {
+            return;
+        }
+        let mut at = random.between(3.0, 20.0);
+        while at < self.healed.as_secs_f64() {
+            self.faults.push((When::At(Duration::from_secs_f64(at)), Fault::Wipe));
+            at += if random.chance(0.5) { random.between(0.06, 1.5) } else { random.between(1.0, 30.0) };
         }
     }
 

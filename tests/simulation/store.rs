@@ -64,6 +64,13 @@ impl Store {
         }
     }
 
+    /// Somebody replaces the object by one without a record.
+    pub fn wipe(&mut self, now: Duration) {
+        if let Some(Observation { version, .. }) = self.object.take() {
+            self.put(now, Record::default(), version.uid);
+        }
+    }
+
     pub fn delete(&mut self, now: Duration) {
         if let Some(known) = self.object.take() {
             let version = self.version(known.version.uid);

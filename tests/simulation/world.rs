@@ -10,6 +10,7 @@ use crate::store::Store;
 use leader_run::child::guard::ToGuard;
 use leader_run::clock::{Instant, Now, Wall};
 use leader_run::contender;
+use leader_run::record::Record;
 use leader_run::store::{Change, Failure, Reply, Request, Verb};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -48,6 +49,10 @@ pub enum Event {
     Guard {
         actor: usize,
         input: Option<ToGuard>,
+    },
+    ChildStarts {
+        actor: usize,
+        term: u64,
     },
     ChildEnds {
         actor: usize,
@@ -145,6 +150,8 @@ pub struct Node {
     wall: i64,
     suspended: Duration,
     frozen: Option<(Duration, bool)>,
+    /// When it last began to stand still, and when it last went on.
+    froze: Option<Duration>,
     thawed: Option<Duration>,
     requests_lost: bool,
     answers_lost: bool,
@@ -166,9 +173,13 @@ pub struct World {
     pub actors: Vec<Actor>,
     pub judge: Judge,
     pub random: Random,
+    /// Of how long each step of a child's start takes.
+    pub start_random: Random,
     plan: Plan,
     bounds: Bounds,
     store: Store,
+    /// Every term that the lock has named, in order: its holder, and when it acquired.
+    terms: Vec<(String, String)>,
     queue: BinaryHeap<Reverse<Scheduled>>,
     scheduled: u64,
     healed: bool,
@@ -178,9 +189,19 @@ pub struct World {
     trace: bool,
 }
 
+impl Node {
+    pub fn thawed(&self) -> Option<Duration> {
+        self.thawed
+    }
+}
+
 impl Stillness for Vec<Node> {
     fn is_frozen(&self, node: usize) -> bool {
         self[node].frozen.is_some()
+    }
+
+    fn froze(&self, node: usize) -> Option<Duration> {
+        self[node].froze
     }
 
     fn thawed(&self, node: usize) -> Option<Duration> {
@@ -204,6 +225,7 @@ impl World {
             wall: node.wall,
             suspended: ZERO,
             frozen: None,
+            froze: None,
             thawed: None,
             requests_lost: false,
             answers_lost: false,
@@ -220,10 +242,12 @@ impl World {
             now: Duration::from_secs(1),
             nodes: nodes.collect(),
             actors: Vec::new(),
-            judge: Judge::default(),
+            judge: Judge::new(plan.longest),
+            start_random: Random::new(random.clone().next()),
             random,
             bounds,
             store: Store::new(),
+            terms: Vec::new(),
             queue: BinaryHeap::new(),
             scheduled: 0,
             healed: false,
@@ -308,6 +332,7 @@ impl World {
                 self.actors[actor].guard_inbox.extend(input);
                 self.guard_runs(actor);
             }
+            Event::ChildStarts { actor, term } => self.child_starts(actor, term),
             Event::ChildEnds { actor, term } => self.child_ends(actor, term),
             Event::OthersEnd { actor, term } => self.others_end(actor, term),
             Event::Killed { actor, by_main } => self.killed(actor, by_main),
@@ -413,11 +438,11 @@ impl World {
             ToMain::GuardGone => contender::Event::GuardGone,
             ToMain::Alone => contender::Event::Alone,
             ToMain::Signal(signal) => contender::Event::Signal(signal),
-            ToMain::Answer(id, answer) => match a.answered(id, &answer) {
+            ToMain::Answer(id, answer) => match a.answered(id, &answer, now.at) {
                 true => contender::Event::Answer(id, answer),
                 false => return,
             },
-            ToMain::Timeout(id) => match a.timed_out(id) {
+            ToMain::Timeout(id) => match a.timed_out(id, now.at) {
                 true => contender::Event::Answer(id, Err(Failure::Timeout)),
                 false => return,
             },
@@ -427,7 +452,10 @@ impl World {
                 }
                 match change {
                     Change::Ended(_) => a.watch = None,
-                    Change::Seen(_) => a.seen = true,
+                    Change::Seen(ref seen) => {
+                        a.seen = true;
+                        a.saw(Some(seen));
+                    }
                     _ => {}
                 }
                 contender::Event::Change(change)
@@ -525,8 +553,10 @@ impl World {
             Some(_) => matches!(request, Request::Get) || self.random.chance(0.5),
             None => false,
         };
+        let before = self.store.object().map(|object| object.record.clone());
         let answer = if refused { None } else { Some(self.store.apply(self.now, request)) };
         if let Some(Ok(Reply::Written(_))) = &answer {
+            self.check_terms(from, before);
             self.committed(from);
             self.show_changes();
         }
@@ -643,7 +673,9 @@ impl World {
             self.actors[actor].guard_woken = true;
             return;
         }
-        if let Some(news) = self.actors[actor].reaped() {
+        let start_news = self.actors[actor].start_news.take();
+        let reaped = self.actors[actor].reaped();
+        for news in start_news.into_iter().chain(reaped) {
             self.guard_takes(actor, news);
         }
         let closed = !self.actors[actor].main.alive;
@@ -725,7 +757,9 @@ impl World {
             // Whoever kills goes on when it goes on itself.
             return;
         }
-        if let Some(tree) = &mut self.actors[actor].tree {
+        let a = &mut self.actors[actor];
+        a.starting = None;
+        if let Some(tree) = &mut a.tree {
             (tree.child, tree.others) = (false, false);
         }
         self.tree_changed(actor);
@@ -738,6 +772,7 @@ impl World {
         if let Some(tree) = self.actors[actor].tree.as_mut().filter(|tree| tree.term == term && tree.child) {
             tree.child = false;
             tree.others = tree.leaves;
+            self.actors[actor].starting = None;
             self.tree_changed(actor);
         }
     }
@@ -775,10 +810,28 @@ impl World {
     pub fn perish(&mut self, actor: usize) {
         let a = &mut self.actors[actor];
         (a.main.alive, a.guard.alive, a.tree, a.releaser) = (false, false, None, None);
+        (a.starting, a.start_news) = (None, None);
         self.judge.ended(self.now, Owner::Ours(actor));
     }
 
     // client-go.
+
+    /// A term that another one has followed never comes back; unless a wipe has had others count from 0 again, so that
+    /// the lock was released with the very transitions of that term.
+    fn check_terms(&mut self, from: Asker, before: Option<Record>) {
+        let Some(record) = self.store.object().map(|object| &object.record).filter(|record| !record.is_free()) else {
+            return;
+        };
+        let term = (record.holder.clone(), record.acquire_time.clone());
+        if self.terms.last() == Some(&term) {
+            return;
+        }
+        let unknowable = before.is_some_and(|before| before.is_free() && before.transitions == record.transitions);
+        if self.terms.contains(&term) && !unknowable {
+            self.judge.find(self.now, Violation::CameBack, format!("{from:?}: {term:?}"));
+        }
+        self.terms.push(term);
+    }
 
     fn committed(&mut self, from: Asker) {
         if let Asker::ClientGo { node, .. } = from
@@ -853,7 +906,7 @@ impl World {
             }
             Does::Lead => {
                 let until = go.committed + go.peer.lease.div_f64(1.0 + RATE_ERROR);
-                self.judge.started(self.now, Owner::ClientGo(node), node, &self.nodes);
+                self.judge.started(self.now, Owner::ClientGo(node), node, self.now, &self.nodes);
                 self.judge.renewed(Owner::ClientGo(node), until);
             }
             Does::GiveUp => {
@@ -883,7 +936,7 @@ impl World {
     // Faults.
 
     /// Counts what a node does, for the faults that wait for it.
-    fn count(&mut self, node: usize) {
+    pub fn count(&mut self, node: usize) {
         self.nodes[node].actions += 1;
         let actions = self.nodes[node].actions;
         while let Some(index) = self.triggers.iter().position(|(n, at, _)| *n == node && *at <= actions) {
@@ -920,6 +973,7 @@ impl World {
             Fault::Freeze { node, suspend, span } => {
                 if self.nodes[node].frozen.is_none() && !self.nodes[node].crashed {
                     self.nodes[node].frozen = Some((self.now, suspend));
+                    self.nodes[node].froze = Some(self.now);
                     self.judge.froze(self.now, node);
                     for actor in self.actors.iter_mut().filter(|actor| actor.node == node) {
                         actor.guard_hurt = true;
@@ -931,6 +985,11 @@ impl World {
             Fault::Wall { node, by } => self.nodes[node].wall += by,
             Fault::Label => {
                 self.store.touch(self.now);
+                self.show_changes();
+            }
+            Fault::Wipe => {
+                self.store.wipe(self.now);
+                self.judge.edited = Some(self.now);
                 self.show_changes();
             }
             Fault::Delete => {
@@ -1026,6 +1085,7 @@ impl World {
             tree.others |= tree.child && tree.leaves;
             tree.child = false;
         }
+        a.starting = None;
         self.tree_changed(actor);
         let late = self.random.millis(0.0, 5.0);
         self.after(late, Event::Main { actor, input: ToMain::GuardGone });
@@ -1113,6 +1173,9 @@ impl World {
             if self.actors[actor].node == node {
                 self.main_goes_on(actor);
                 self.guard_goes_on(actor);
+                if self.actors[actor].starting.as_mut().is_some_and(|starting| std::mem::take(&mut starting.woken)) {
+                    self.child_goes_on(actor);
+                }
             }
         }
         let inbox = self.nodes[node].go.as_mut().map(|go| std::mem::take(&mut go.inbox)).unwrap_or_default();
@@ -1150,6 +1213,10 @@ impl World {
     /// Whether children may end by themselves: not when the end of the history is near.
     pub fn child_may_end(&mut self) -> bool {
         self.plan.children_end && !self.healed && self.random.chance(0.5)
+    }
+
+    pub fn is_frozen(&self, node: usize) -> bool {
+        self.nodes[node].frozen.is_some()
     }
 
     pub fn is_healed(&self) -> bool {

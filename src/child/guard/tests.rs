@@ -38,9 +38,92 @@ fn started() -> Guard {
     let start = ToGuard::Start { term: 1, deadlines: deadlines(0), env: vec![], record: record() };
     let out = step(&mut guard, at(0), Input::Message(start));
     assert_eq!(out, [Output::Send(FromGuard::Acknowledged(1, at(13_500)))]);
-    assert_eq!(step(&mut guard, at(0), Input::Tick), [Output::Spawn(vec![])]);
-    assert_eq!(step(&mut guard, at(1), Input::Spawned(Ok(99))), [Output::Send(FromGuard::Started(1, 99))]);
+    assert_eq!(step(&mut guard, at(0), Input::Tick), [spawn(0)]);
+    assert_eq!(step(&mut guard, at(0), Input::Forked(Ok(99))), []);
+    assert_eq!(step(&mut guard, at(1), Input::Executed), [Output::Send(FromGuard::Started(1, 99))]);
     guard
+}
+
+/// What forks the child of a term with these deadlines.
+fn spawn(since: u64) -> Output {
+    Output::Spawn { env: Vec::new(), until: deadlines(since).stop }
+}
+
+/// The child is forked, and has yet to execute COMMAND.
+fn forked() -> Guard {
+    let mut guard = Guard::new(SETTINGS);
+    let start = ToGuard::Start { term: 1, deadlines: deadlines(0), env: Vec::new(), record: record() };
+    step(&mut guard, at(0), Input::Message(start));
+    assert_eq!(step(&mut guard, at(0), Input::Tick), [spawn(0)]);
+    assert_eq!(step(&mut guard, at(0), Input::Forked(Ok(99))), []);
+    guard
+}
+
+#[test]
+fn a_child_that_finds_itself_late_is_told_of_when_it_is_gone_and_can_be_started_again() {
+    let mut guard = forked();
+    assert_eq!(step(&mut guard, at(1), Input::NotExecuted(NotExecuted::Late)), []);
+    let out = step(&mut guard, at(2), Input::Ended { status: 0, others: false });
+    assert_eq!(out, [Output::Send(FromGuard::Late(1))]);
+    let start = ToGuard::Start { term: 1, deadlines: deadlines(9_000), env: Vec::new(), record: record() };
+    step(&mut guard, at(9_000), Input::Message(start));
+    assert_eq!(step(&mut guard, at(9_000), Input::Tick), [spawn(9_000)]);
+}
+
+#[test]
+fn a_child_whose_exec_fails_is_told_of_when_it_is_gone() {
+    let mut guard = forked();
+    assert_eq!(step(&mut guard, at(1), Input::NotExecuted(NotExecuted::Failed(8))), []);
+    let out = step(&mut guard, at(2), Input::Ended { status: 125 << 8, others: false });
+    assert_eq!(out, [Output::Send(FromGuard::Failed(1, 8))]);
+}
+
+#[test]
+fn a_child_that_dies_before_exec_is_not_the_commands_end() {
+    let mut guard = forked();
+    let out = step(&mut guard, at(2), Input::Ended { status: 31, others: false });
+    assert_eq!(out, [Output::Send(FromGuard::Died(1, 31))]);
+}
+
+#[test]
+fn a_child_that_is_stopped_before_exec_was_late() {
+    let stop = ToGuard::Stop { term: 1, signal: TERM, kill: at(5_000), lost: false };
+    let mut guard = forked();
+    assert_eq!(step(&mut guard, at(1), Input::Message(stop)), [Output::Stop(TERM)]);
+    let out = step(&mut guard, at(2), Input::Ended { status: TERM, others: false });
+    assert_eq!(out, [Output::Send(FromGuard::Late(1))]);
+}
+
+#[test]
+fn a_child_that_is_yet_to_exec_is_killed_by_its_deadline() {
+    let mut guard = forked();
+    step(&mut guard, at(13_500), Input::Tick);
+    assert!(guard.is_killing());
+    assert_eq!(step(&mut guard, at(13_501), Input::Ended { status: 9, others: true }), []);
+    assert_eq!(step(&mut guard, at(13_502), Input::Alone), [Output::Send(FromGuard::Late(1))]);
+}
+
+#[test]
+fn signals_for_the_command_wait_until_it_is_executed() {
+    let mut guard = forked();
+    for signal in [64, 10, 1, 10] {
+        assert_eq!(step(&mut guard, at(1), Input::Message(ToGuard::Signal { term: 1, signal })), []);
+    }
+    let signals = [1, 10, 64].map(Output::Signal);
+    assert_eq!(
+        step(&mut guard, at(2), Input::Executed),
+        [&[Output::Send(FromGuard::Started(1, 99))], &signals[..]].concat()
+    );
+}
+
+#[test]
+fn a_fork_that_fails_ends_the_term() {
+    let mut guard = Guard::new(SETTINGS);
+    let start = ToGuard::Start { term: 1, deadlines: deadlines(0), env: Vec::new(), record: record() };
+    step(&mut guard, at(0), Input::Message(start));
+    assert_eq!(step(&mut guard, at(0), Input::Tick), [spawn(0)]);
+    assert_eq!(step(&mut guard, at(0), Input::Forked(Err(11))), [Output::Send(FromGuard::Failed(1, 11))]);
+    assert!(guard.term.is_none());
 }
 
 fn extend(since: u64) -> Input {
@@ -80,7 +163,7 @@ fn an_expiry_is_latched_for_the_term_and_ends_with_it() {
     assert_eq!(out, [Output::Send(FromGuard::Exited(1, 9)), Output::Send(FromGuard::Gone(1))]);
     let start = ToGuard::Start { term: 2, deadlines: deadlines(20_000), env: vec![], record: record() };
     step(&mut guard, at(20_000), Input::Message(start));
-    assert_eq!(step(&mut guard, at(20_000), Input::Tick), [Output::Spawn(vec![])]);
+    assert_eq!(step(&mut guard, at(20_000), Input::Tick), [spawn(20_000)]);
     assert!(!guard.is_killing());
 }
 
@@ -119,7 +202,7 @@ fn end_of_file_right_after_the_start_leaves_nothing_to_guard() {
     );
     let done = step(&mut guard, at(0), Input::Closed);
     assert_eq!(done.last(), Some(&Output::Exit), "{done:?}");
-    assert!(!done.iter().any(|output| matches!(output, Output::Spawn(_))), "{done:?}");
+    assert!(!done.iter().any(|output| matches!(output, Output::Spawn { .. })), "{done:?}");
 }
 
 #[test]
@@ -168,8 +251,7 @@ fn a_child_is_not_started_when_a_stop_or_a_later_deadline_waits_behind_its_start
     // With a renewal behind it, it is not too late.
     step(&mut guard, at(10_500), start());
     step(&mut guard, at(10_500), extend(8_000));
-    assert_eq!(step(&mut guard, at(10_500), Input::Tick), [Output::Spawn(vec![])]);
-    assert_eq!(step(&mut guard, at(10_500), Input::Spawned(Ok(7))).len(), 1);
+    assert_eq!(step(&mut guard, at(10_500), Input::Tick), [spawn(8_000)]);
 }
 
 #[test]

@@ -7,10 +7,10 @@ fn a1_acquire_from_no_object() {
     let mut rig = Rig::new(settings());
     rig.get(NOT_FOUND);
     let record = rig.put(written(1));
-    assert_eq!((record.holder.as_str(), record.transitions, record.lease_seconds), ("baz", 0, Some(10)));
+    assert_eq!((record.holder.as_str(), record.transitions, record.lease_seconds), ("baz", Some(0), Some(10)));
     assert_eq!(rig.calls, [Verb::Get, Verb::Create]);
     let led = rig.led.unwrap();
-    assert_eq!((led.token.as_str(), led.record.transitions), ("1", 0));
+    assert_eq!((led.token.as_str(), led.record.transitions), ("1", Some(0)));
     assert_eq!(rig.leaders, ["baz"]);
 }
 
@@ -24,7 +24,7 @@ fn a2_a4_acquire_from_an_object_without_record() {
     assert_eq!(rig.verb(), None);
     rig.pass(Duration::from_millis(11));
     assert_eq!(rig.writing_on(), "5");
-    assert_eq!(rig.put(written(6)).transitions, 1);
+    assert_eq!(rig.put(written(6)).transitions, Some(1));
     assert_eq!(rig.calls, [Verb::Get, Verb::Update]);
     assert_eq!(rig.led.unwrap().token, "6");
     assert_eq!(rig.leaders, ["baz"]);
@@ -44,7 +44,7 @@ fn a3_acquire_from_led_object_with_the_lease_duration_seconds() {
     assert_eq!(rig.verb(), None);
     rig.pass(Duration::from_millis(1));
     rig.get(found(theirs, 5));
-    assert_eq!(rig.put(written(6)).transitions, 1);
+    assert_eq!(rig.put(written(6)).transitions, Some(1));
     assert!(rig.led.is_some());
 }
 
@@ -67,7 +67,7 @@ fn a6_acquire_from_empty_led_acked_object() {
     rig.event(seen(Record::released(3, rig.now.wall.micro_time()), 6));
     rig.pass(Duration::from_millis(60));
     assert_eq!(rig.writing_on(), "6");
-    assert_eq!(rig.put(written(7)).transitions, 4);
+    assert_eq!(rig.put(written(7)).transitions, Some(4));
     assert_eq!(rig.leaders, ["bing", "", "baz"]);
 }
 
@@ -92,7 +92,7 @@ fn a8_our_name_in_a_record_that_we_did_not_write_is_another_holder() {
     let mut rig = Rig::new(Settings { resume: true, ..settings() });
     rig.get(found(record("baz", 10, "2026-11-21T07:00:00.000000Z", 2), 5));
     let resumed = rig.put(written(6));
-    assert_eq!(resumed.transitions, 3, "a new term, which the earlier one can tell from its own");
+    assert_eq!(resumed.transitions, Some(3), "a new term, which the earlier one can tell from its own");
     assert_eq!(rig.led.unwrap().token, "6");
     // Created by a twin after our first look: that one is alive.
     let mut rig = Rig::new(Settings { resume: true, ..settings() });
@@ -112,7 +112,7 @@ fn r1_r2_release_gets_first_and_writes_the_shape_of_client_go() {
     rig.get(found(mine, 1));
     let now = rig.now.wall;
     let record = rig.put(written(2));
-    assert_eq!((record.holder.as_str(), record.lease_seconds, record.transitions), ("", Some(1), 0));
+    assert_eq!((record.holder.as_str(), record.lease_seconds, record.transitions), ("", Some(1), Some(0)));
     assert_eq!(record.renew_time, record.acquire_time);
     // A second after the last renewal, and signed by its fraction: so up to one before that.
     assert!(record.renew_time > now.micro_time() && record.renew_time <= now.plus(SECOND).micro_time());

@@ -43,6 +43,7 @@ fn settings() -> Settings {
         wait: None,
         precision: Precision::Microseconds,
         resume: false,
+        complete_watch: true,
         seed: 7,
     }
 }
@@ -53,7 +54,7 @@ fn record(holder: &str, lease_seconds: u32, renewed: &str, transitions: i64) -> 
         lease_seconds: (lease_seconds > 0).then_some(lease_seconds),
         acquire_time: "2026-11-21T07:00:00.000000Z".into(),
         renew_time: renewed.into(),
-        transitions,
+        transitions: Some(transitions),
         ..Record::default()
     }
 }

@@ -104,7 +104,7 @@ fn x8_a_lock_seen_held_that_vanishes_is_not_created_before_the_lease_is_over() {
         rig.get(NOT_FOUND);
     }
     assert_eq!(rig.verb(), Some(Verb::Create));
-    assert_eq!(rig.writing().transitions, 5, "deletion does not lower the transitions");
+    assert_eq!(rig.writing().transitions, Some(5), "deletion does not lower the transitions");
 }
 
 #[test]
@@ -424,15 +424,144 @@ fn an_answer_that_nothing_is_there_can_be_overtaken_as_well() {
 }
 
 #[test]
-fn a_create_under_way_is_waited_for_before_the_release() {
+fn a_create_under_way_is_superseded_before_the_release_ends() {
     let mut rig = Rig::leading();
     rig.event(Event::Change(Change::Deleted(version("u", 2))));
+    let again = rig.writing();
     rig.event(Event::Finish);
-    assert_eq!((rig.verb(), rig.over.clone()), (Some(Verb::Create), None));
-    let again = rig.put(written(3));
+    rig.get(NOT_FOUND);
+    // It may be carried out yet: what we write now keeps it out, or finds that it has been.
+    let free = rig.writing();
+    assert_eq!((rig.verb(), free.holder.as_str(), free.transitions), (Some(Verb::Create), "", Some(0)));
+    rig.put(Err(Failure::Conflict));
     rig.get(found(again, 3));
     assert_eq!(rig.put(written(4)).holder, "");
     assert_eq!(rig.over, Some(Outcome::Released));
+}
+
+/// A standby that has seen the lock like this, whose write was not answered, and that looks again.
+fn unclear(settings: Settings, before: Result<Reply, Failure>) -> Rig {
+    let mut rig = Rig::new(settings);
+    rig.get(before);
+    rig.pass(Duration::from_millis(60));
+    rig.put(Err(Failure::Timeout));
+    rig
+}
+
+#[test]
+fn a_get_of_the_version_that_an_unclear_write_was_to_replace_settles_nothing() {
+    let free = || found(Record::released(3, "2026-11-21T07:00:00.000000Z".into()), 5);
+    for before in [free(), NOT_FOUND] {
+        // The next write of ours on that version is what settles it.
+        let mut rig = unclear(settings(), before.clone());
+        rig.event(Event::Finish);
+        assert_eq!(rig.over, None);
+        rig.get(before.clone());
+        let superseding = rig.put(written(6));
+        assert!(superseding.is_free() && superseding.transitions.is_some());
+        assert_eq!(rig.over, Some(Outcome::Stopped));
+        // That may come too late: then the lock is ours, and is released.
+        let mut rig = unclear(settings(), before.clone());
+        let ours = rig.elector.sent[0].record.clone();
+        rig.event(Event::Finish);
+        rig.get(before.clone());
+        rig.put(Err(Failure::Conflict));
+        rig.get(found(ours, 6));
+        assert!(rig.put(written(7)).is_free());
+        assert_eq!(rig.over, Some(Outcome::Stopped));
+        // Without an answer nobody waits for more than one request timeout.
+        let mut rig = unclear(settings(), before.clone());
+        rig.event(Event::Finish);
+        rig.get(before);
+        rig.pass(SECOND * 3 - Duration::from_micros(1));
+        assert_eq!(rig.over, None);
+        rig.pass(Duration::from_micros(1));
+        assert_eq!(rig.over, Some(Outcome::Stopped));
+    }
+}
+
+#[test]
+fn a_later_version_settles_an_unclear_write() {
+    let free = Record::released(3, "2026-11-21T07:00:00.000000Z".into());
+    let mut rig = unclear(settings(), found(free, 5));
+    rig.event(seen(bing(), 6));
+    rig.event(Event::Finish);
+    assert_eq!(rig.over, Some(Outcome::Stopped));
+    let mut rig = unclear(settings(), NOT_FOUND);
+    rig.event(seen(bing(), 6));
+    rig.event(Event::Finish);
+    assert_eq!(rig.over, Some(Outcome::Stopped));
+}
+
+#[test]
+fn a_refusal_settles_no_earlier_write_and_nobody_ends_with_it() {
+    let free = || found(Record::released(3, "2026-11-21T07:00:00.000000Z".into()), 5);
+    let mut rig = unclear(settings(), free());
+    while rig.over.is_none() && rig.now.at.boot < SECOND * 1030 {
+        match rig.verb() {
+            Some(Verb::Get) => rig.get(free()),
+            Some(_) if rig.writing().is_free() => break,
+            Some(_) => drop(rig.put(Err(Failure::Refused(Verb::Update, "forbidden".into())))),
+            None => rig.pass(Duration::from_millis(100)),
+        }
+    }
+    assert_eq!(rig.over, None, "it supersedes the write first");
+    rig.put(written(6));
+    assert!(matches!(rig.over, Some(Outcome::Failed(Failure::Refused(..)))));
+}
+
+#[test]
+fn a_record_without_transitions_is_not_a_cleared_one_of_ours() {
+    let cleared = |transitions| Record { transitions, ..Record::released(0, "2026-11-21T07:00:09.000000Z".into()) };
+    for (record, ours) in [(cleared(Some(0)), true), (cleared(None), false), (cleared(Some(1)), false)] {
+        let mut rig = Rig::leading();
+        rig.pass(SECOND * 2);
+        rig.put(Err(Failure::Conflict));
+        rig.get(found(record, 9));
+        assert_eq!(rig.lost.is_none(), ours);
+    }
+    // Both halves of a lock in two objects have to say so.
+    let halves = |other| Record { other_half: cleared(other).to_annotation(), ..cleared(Some(0)) };
+    for (record, ours) in [(halves(Some(0)), true), (halves(Some(1)), false)] {
+        let mut rig = Rig::leading();
+        rig.event(seen(record, 9));
+        assert_eq!(rig.lost.is_none(), ours);
+    }
+}
+
+#[test]
+fn an_entirely_empty_record_is_ours_only_right_after_our_version_on_an_unbroken_watch() {
+    let blank = |revision| seen(Record::default(), revision);
+    let mine = |rig: &Rig| rig.elector.sent.last().unwrap().record.clone();
+    // The watch is open since our version.
+    let mut rig = Rig::leading();
+    rig.event(blank(2));
+    assert_eq!((rig.lost.clone(), rig.writing_on()), (None, "2"));
+    // It has shown our renewal.
+    let mut rig = Rig::leading();
+    rig.pass(SECOND * 2);
+    let renewal = rig.put(written(2));
+    rig.event(seen(renewal, 2));
+    rig.event(blank(3));
+    assert_eq!((rig.lost.clone(), rig.writing_on()), (None, "3"));
+    // Somebody else's version lies between, as far as is known.
+    let mut rig = Rig::leading();
+    rig.event(Event::Change(Change::Ended(None)));
+    rig.event(blank(2));
+    assert!(matches!(rig.lost, Some(Loss::Taken(_))), "{rig}");
+    // A get proves nothing.
+    let mut rig = Rig::leading();
+    rig.pass(SECOND * 2);
+    rig.put(Err(Failure::Conflict));
+    rig.get(found(Record::default(), 9));
+    assert!(matches!(rig.lost, Some(Loss::Taken(_))));
+    // Nor does a watch that does not show every version.
+    let mut rig = Rig::new(Settings { complete_watch: false, ..settings() });
+    rig.get(NOT_FOUND);
+    rig.put(written(1));
+    rig.event(seen(mine(&rig), 1));
+    rig.event(blank(2));
+    assert!(matches!(rig.lost, Some(Loss::Taken(_))));
 }
 
 #[test]
