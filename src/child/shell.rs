@@ -353,7 +353,10 @@ mod tests {
             "the guard does not wait for exec"
         );
         let pid = loop {
-            assert_eq!(allocations::during(|| drop(shell.turn().unwrap())), 0);
+            let turn = || {
+                shell.turn().unwrap();
+            };
+            assert_eq!(allocations::during(turn), 0);
             match hear() {
                 Some(FromGuard::Started(_, pid)) => break pid,
                 None => sleep(Duration::from_millis(1)),
