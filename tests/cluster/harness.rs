@@ -42,6 +42,7 @@ pub const TESTS: &[Test] = &[
     ("harness::a_closed_request_was_committed", a_closed_request_was_committed),
     ("harness::answers_can_be_made_up", answers_can_be_made_up),
     ("harness::a_held_request_arrives_late", a_held_request_arrives_late),
+    ("harness::a_request_that_was_answered_for_arrives_late", a_request_that_was_answered_for_arrives_late),
     ("harness::a_held_response_was_committed", a_held_response_was_committed),
     ("harness::requests_and_responses_can_be_late", requests_and_responses_can_be_late),
 ];
@@ -367,6 +368,17 @@ fn a_held_request_arrives_late(cluster: &Cluster) {
     assert_eq!(write.holder(), None);
     // The client has given up, and its network is gone, but what it sent still arrives.
     write.writer.abort();
+    write.proxy.cut();
+    write.rule.release();
+    write.committed();
+}
+
+fn a_request_that_was_answered_for_arrives_late(cluster: &Cluster) {
+    let body = "gateway timeout".into();
+    let mut write = Write::begin(cluster, Fault::AnswerThenHold { status: 504, headers: &[], body });
+    let error = write.answer().expect_err("the gateway's answer");
+    assert!(error.to_string().contains("gateway timeout"), "{error}");
+    assert_eq!(write.holder(), None);
     write.proxy.cut();
     write.rule.release();
     write.committed();

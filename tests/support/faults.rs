@@ -23,6 +23,9 @@ pub enum Fault {
     Answer { status: u16, headers: &'static [(&'static str, &'static str)], body: String },
     /// The API server does it, but this is answered.
     AnswerAfterCommit { status: u16, body: String },
+    /// This is answered at once, and the API server sees the request when the rule is released: a gateway has
+    /// answered for it, and passes it on all the same.
+    AnswerThenHold { status: u16, headers: &'static [(&'static str, &'static str)], body: String },
     /// The API server sees it later: also when the client has given up meanwhile, as in a real network.
     DelayRequest(Duration),
     /// The API server does it at once, but its answer comes later.
@@ -48,6 +51,16 @@ impl Seen {
         let watch = |pair| matches!(pair, "watch=true" | "watch=1" | "watch");
         self.query.split('&').any(watch)
     }
+
+    /// Whether it creates or updates a Lease.
+    pub fn is_write(&self) -> bool {
+        matches!(self.method.as_str(), "POST" | "PUT") && self.path.contains("/leases")
+    }
+
+    /// Whether it is a write of a Lease that names a holder.
+    pub fn names_a_holder(&self) -> bool {
+        self.is_write() && self.body.contains(r#""holderIdentity":""#) && !self.body.contains(r#""holderIdentity":"""#)
+    }
 }
 
 /// Which requests a rule is for.
@@ -64,6 +77,11 @@ impl Matcher {
     /// All requests of this method: `PUT` is every renewal.
     pub fn method(method: &'static str) -> Self {
         Self::new(move |request| request.method == method)
+    }
+
+    /// All creates and updates of the lock that name a holder: what acquires or renews it, and no release.
+    pub fn names_a_holder() -> Self {
+        Self::new(Seen::names_a_holder)
     }
 
     /// Only the first so many of them.

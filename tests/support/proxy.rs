@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures_util::stream;
-use http::{Request, Response, header};
+use http::{Request, Response, header, request::Parts};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Bytes, Incoming},
@@ -259,7 +259,7 @@ struct Forwarded {
     response: Option<Response<Incoming>>,
 }
 
-/// Has the API server do what is asked, on a connection of its own, when a rule lets it through.
+/// Has the API server do what is asked, when a rule lets it through.
 async fn forward(request: Request<Incoming>, state: Arc<State>) -> Result<Forwarded, AnyError> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
@@ -272,11 +272,25 @@ async fn forward(request: Request<Incoming>, state: Arc<State>) -> Result<Forwar
     if let Some(rule) = &rule {
         match rule.fault() {
             Fault::Answer { .. } => return Ok(Forwarded { number, rule: Some(rule.clone()), response: None }),
+            Fault::AnswerThenHold { .. } => {
+                let (rule, forwarded) = (rule.clone(), Forwarded { number, rule: Some(rule.clone()), response: None });
+                tokio::spawn(async move {
+                    rule.released().await;
+                    send(head, body, number, &state).await
+                });
+                return Ok(forwarded);
+            }
             Fault::DelayRequest(delay) => time::sleep(*delay).await,
             Fault::Hold => rule.released().await,
             _ => {}
         }
     }
+    let response = send(head, body, number, &state).await?;
+    Ok(Forwarded { number, rule, response: Some(response) })
+}
+
+/// Sends the API server a request, on a connection of its own.
+async fn send(head: Parts, body: Bytes, number: usize, state: &State) -> Result<Response<Incoming>, AnyError> {
     let tcp = TcpStream::connect(state.upstream).await?;
     tcp.set_nodelay(true)?;
     let tls = state.connect.connect(state.upstream.ip().into(), tcp).await?;
@@ -284,7 +298,7 @@ async fn forward(request: Request<Incoming>, state: Arc<State>) -> Result<Forwar
     tokio::spawn(connection);
     let response = sender.send_request(Request::from_parts(head, Full::new(body))).await?;
     lock(&state.requests)[number].committed = Some(response.status().as_u16());
-    Ok(Forwarded { number, rule, response: Some(response) })
+    Ok(response)
 }
 
 /// Answers the client as a rule says, or fails, which closes its connection.
@@ -303,7 +317,9 @@ async fn answer(
         }
     }
     let response = match (rule.as_ref().map(Rule::fault), response) {
-        (Some(Fault::Answer { status, headers, body }), _) => made_up(*status, headers, body)?,
+        (Some(Fault::Answer { status, headers, body } | Fault::AnswerThenHold { status, headers, body }), _) => {
+            made_up(*status, headers, body)?
+        }
         (Some(Fault::AnswerAfterCommit { status, body }), _) => made_up(*status, &[], body)?,
         (_, Some(response)) => streamed(response, state.clone()),
         (_, None) => unreachable!("only a made-up answer has none behind it"),
