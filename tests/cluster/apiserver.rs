@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Users are read from a file at the start of the API server, so they exist in advance.
-const USERS: usize = 400;
+const USERS: usize = 800;
 const API_SERVER: &str = "kube-apiserver";
 const ADMIN_TOKEN: &str = "token-of-admin";
 const READY_WITHIN: Duration = Duration::from_secs(120);

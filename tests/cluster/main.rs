@@ -38,6 +38,7 @@ mod shapes;
 mod support;
 #[path = "../support/tls.rs"]
 mod tls;
+mod unclear;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         shapes::TESTS,
         harness::TESTS,
         http::TESTS,
+        unclear::TESTS,
     ]
     .concat();
     // Started here, in the main thread: the servers die with the thread that started them.

@@ -6,9 +6,11 @@ use crate::namespace::{Namespace, User, WatchEventKind};
 use crate::proxy::Proxy;
 use crate::support::{Contender, LONG, alone, leader_run};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use std::fmt::Debug;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -102,6 +104,20 @@ pub fn wait_change(changes: &Receiver<Recorded>, what: &str, like: impl Fn(&Leas
             Err(error) => panic!("waited in vain for {what}: {error}"),
         }
     }
+}
+
+/// Runs all cases side by side, and fails with what failed in each of them.
+pub fn side_by_side<T: Debug + Sync>(cases: &[T], run: impl Fn(&T) + Sync) {
+    let failed: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> = cases.iter().map(|case| (case, scope.spawn(|| run(case)))).collect();
+        let outcomes = running.into_iter().map(|(case, thread)| (case, thread.join()));
+        outcomes.filter_map(|(case, outcome)| Some((case, outcome.err()?))).collect()
+    });
+    let reasons = failed.iter().map(|(case, panic)| {
+        let reason = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref().copied());
+        format!("\n{case:?}: {}", reason.unwrap_or_default())
+    });
+    assert!(failed.is_empty(), "{} of {} cases failed:{}", failed.len(), cases.len(), reasons.collect::<String>());
 }
 
 /// Says so in the test's output, with figures for people.
