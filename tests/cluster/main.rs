@@ -22,6 +22,7 @@ mod namespace;
 #[path = "../support/nemesis.rs"]
 mod nemesis;
 mod packaging;
+mod pages;
 #[path = "../support/proxy.rs"]
 mod proxy;
 #[allow(dead_code)]
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         harness::TESTS,
         http::TESTS,
         unclear::TESTS,
+        pages::TESTS,
     ]
     .concat();
     // Started here, in the main thread: the servers die with the thread that started them.
