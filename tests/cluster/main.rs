@@ -6,6 +6,7 @@ mod apiserver;
 mod ask;
 #[path = "../support/conformance.rs"]
 mod conformance;
+mod denials;
 mod election;
 #[path = "../support/examples.rs"]
 mod examples;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         http::TESTS,
         unclear::TESTS,
         pages::TESTS,
+        denials::TESTS,
     ]
     .concat();
     // Started here, in the main thread: the servers die with the thread that started them.

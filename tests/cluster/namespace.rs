@@ -15,6 +15,7 @@ use futures_util::TryStreamExt;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
+        admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
         authorization::v1::{SelfSubjectRulesReview, SelfSubjectRulesReviewSpec},
         coordination::v1::Lease,
         core::v1,
@@ -26,7 +27,7 @@ use kube::{
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
 };
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -177,6 +178,40 @@ impl Namespace {
         self.block_on(api.patch(name, &PatchParams::default(), &Patch::Merge(patch))).expect("patch a lease")
     }
 
+    /// Has an admission policy deny every create and update of a lease in here, until the result is dropped.
+    pub fn deny_lease_writes(&self) -> Policy {
+        let name = format!("deny-{}", self.name);
+        let (api, bindings) = (Api::all(self.shared.admin.clone()), Api::all(self.shared.admin.clone()));
+        let policy: ValidatingAdmissionPolicy = object(json!({
+            "metadata": {"name": name},
+            "spec": {
+                "matchConstraints": {
+                    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": self.name}},
+                    "resourceRules": [{
+                        "apiGroups": ["coordination.k8s.io"], "apiVersions": ["v1"], "resources": ["leases"],
+                        "operations": ["CREATE", "UPDATE"],
+                    }],
+                },
+                "validations": [{"expression": "false", "message": "no leases today"}],
+            },
+        }));
+        let binding: ValidatingAdmissionPolicyBinding = object(json!({
+            "metadata": {"name": name}, "spec": {"policyName": name, "validationActions": ["Deny"]},
+        }));
+        self.block_on(async {
+            let post = PostParams::default();
+            api.create(&post, &policy).await.expect("create a policy");
+            bindings.create(&post, &binding).await.expect("create a policy's binding");
+        });
+        let probe = Lease { metadata: named("probe"), ..Default::default() };
+        let leases = self.api::<Lease>();
+        let dry_run = PostParams { dry_run: true, ..Default::default() };
+        wait_for("a policy in effect", Duration::from_secs(30), || {
+            self.block_on(leases.create(&dry_run, &probe)).is_err().then_some(())
+        });
+        Policy { shared: self.shared.clone(), name }
+    }
+
     pub fn delete_lease(&self, name: &str) {
         let api = self.api::<Lease>();
         self.block_on(api.delete(name, &DeleteParams::default())).expect("delete a lease");
@@ -236,6 +271,22 @@ impl Namespace {
             }
         });
         receiver
+    }
+}
+
+/// An admission policy, in effect until it is dropped.
+pub struct Policy {
+    shared: Arc<Shared>,
+    name: String,
+}
+
+impl Drop for Policy {
+    fn drop(&mut self) {
+        let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(self.shared.admin.clone());
+        let policies: Api<ValidatingAdmissionPolicy> = Api::all(self.shared.admin.clone());
+        // A test that has failed goes on to say why.
+        let _ = self.shared.handle.block_on(bindings.delete(&self.name, &DeleteParams::default()));
+        let _ = self.shared.handle.block_on(policies.delete(&self.name, &DeleteParams::default()));
     }
 }
 
@@ -310,6 +361,10 @@ impl User {
         let client = self.namespace.shared.client(server, &self.token);
         Api::namespaced(client, &self.namespace.name)
     }
+}
+
+fn object<K: DeserializeOwned>(value: Value) -> K {
+    serde_json::from_value(value).expect("an object of this kind")
 }
 
 fn named(name: &str) -> ObjectMeta {
