@@ -4,6 +4,7 @@
 mod annotations;
 mod apiserver;
 mod ask;
+mod cleared;
 #[path = "../support/conformance.rs"]
 mod conformance;
 mod denials;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         unclear::TESTS,
         pages::TESTS,
         denials::TESTS,
+        cleared::TESTS,
     ]
     .concat();
     // Started here, in the main thread: the servers die with the thread that started them.
