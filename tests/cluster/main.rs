@@ -14,6 +14,7 @@ mod examples;
 mod failures;
 #[path = "../support/faults.rs"]
 mod faults;
+mod foreign;
 mod ground;
 mod harness;
 mod http;
@@ -76,13 +77,16 @@ fn main() -> ExitCode {
         pages::TESTS,
         denials::TESTS,
         cleared::TESTS,
+        foreign::TESTS,
     ]
     .concat();
     // Started here, in the main thread: the servers die with the thread that started them.
     let cluster = (!arguments.list).then(|| Arc::new(Cluster::start()));
     let trials = tests.into_iter().map(|test| trial(test, cluster.clone()));
+    let measurements = foreign::MEASUREMENTS.iter();
+    let measurements = measurements.map(|test| trial(*test, cluster.clone()).with_ignored_flag(true));
     let checks = conformance::CHECKS.iter().map(|check| conforms(check, cluster.clone()));
-    let conclusion = libtest_mimic::run(&arguments, trials.chain(checks).collect());
+    let conclusion = libtest_mimic::run(&arguments, trials.chain(checks).chain(measurements).collect());
     // With nothing beside it: it stops the API server, and the others have an eye on the time.
     let alone = libtest_mimic::run(&arguments, vec![trial(("nemesis", nemesis), cluster.clone())]);
 
