@@ -6,7 +6,7 @@ use crate::apiserver::Cluster;
 use crate::faults::{Fault, Matcher, Rule, Seen, refusal};
 use crate::proxy::{Proxy, Recorded};
 use crate::scene::{LOCK, MINIMAL, Scene, holder, side_by_side};
-use crate::support::{Contender, LONG, POLITE, SHORT, wait_for};
+use crate::support::{LONG, POLITE, SHORT, wait_for};
 use k8s_openapi::api::coordination::v1::Lease;
 use nix::libc::SIGTERM;
 use serde_json::json;
@@ -35,16 +35,39 @@ pub const TESTS: &[Test] = &[
         "unclear::the_create_of_a_leader_whose_lock_was_deleted_is_refused_after_a_stop",
         the_create_of_a_leader_whose_lock_was_deleted,
     ),
+    (
+        "unclear::a_write_that_arrives_right_before_the_one_that_supersedes_it_is_released",
+        arrives_right_before_the_one_that_supersedes_it,
+    ),
     ("unclear::a_stop_ends_leader_run_although_no_write_is_answered", a_stop_ends_although_no_write_is_answered),
 ];
 
 /// The lock before the contender starts.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Lock {
     Absent,
     Released,
     /// Held by a process that is dead, for 1 s.
     Expired,
+}
+
+impl Lock {
+    /// Makes it so, and returns how many milliseconds after its start a contender may acquire it.
+    fn prepare(self, scene: &Scene) -> u64 {
+        match self {
+            Lock::Absent => 0,
+            Lock::Released => {
+                assert_eq!(scene.contender(&SHORT, "exit 3").wait(), 3);
+                0
+            }
+            Lock::Expired => {
+                let spec = json!({"holderIdentity": "dead", "leaseDurationSeconds": 1, "leaseTransitions": 4});
+                let lease = json!({"metadata": {"name": LOCK}, "spec": spec});
+                scene.namespace.create_lease(&serde_json::from_value::<Lease>(lease).unwrap());
+                1_000
+            }
+        }
+    }
 }
 
 /// What ends the contender.
@@ -129,24 +152,11 @@ impl Late {
 fn arrives_late(cluster: &Cluster, lock: Lock, stop: Stop) {
     side_by_side(&Unanswered::ALL, |&case| {
         let scene = Scene::new(cluster, &MINIMAL);
-        // How long after its start the contender may acquire the lock.
-        let free_after = match lock {
-            Lock::Absent => 0,
-            Lock::Released => {
-                assert_eq!(scene.contender(&SHORT, "exit 3").wait(), 3);
-                0
-            }
-            Lock::Expired => {
-                let spec = json!({"holderIdentity": "dead", "leaseDurationSeconds": 1, "leaseTransitions": 4});
-                let lease = json!({"metadata": {"name": LOCK}, "spec": spec});
-                scene.namespace.create_lease(&serde_json::from_value::<Lease>(lease).unwrap());
-                1_000
-            }
-        };
+        let free_after = lock.prepare(&scene);
         // The wait ends while the write is under way, or when it has timed out and a GET has been answered.
-        let (timeout, wait) = if case == Unanswered::StoppedBefore { ("2s", 1_500) } else { ("1s", 2_500) };
+        let (timeout, wait) = if case == Unanswered::StoppedBefore { ("4s", 3_000) } else { ("1s", 3_500) };
         let wait = format!("{}ms", free_after + wait);
-        let mut options = [&SHORT[..], &["--request-timeout", timeout]].concat();
+        let mut options = vec!["--request-timeout", timeout];
         if let Stop::Wait = stop {
             options.extend(["--wait", &wait]);
         }
@@ -187,17 +197,41 @@ fn the_create_of_a_leader_whose_lock_was_deleted(cluster: &Cluster) {
     });
 }
 
+fn arrives_right_before_the_one_that_supersedes_it(cluster: &Cluster) {
+    side_by_side(&[Lock::Absent, Lock::Released, Lock::Expired], |&lock| {
+        let (scene, proxy) = (Scene::new(cluster, &MINIMAL), Proxy::start(cluster));
+        lock.prepare(&scene);
+        let late = proxy.on(Matcher::names_a_holder().first(1), Fault::Hold);
+        let names_none = |request: &Seen| request.is_write() && !request.names_a_holder();
+        let superseding = proxy.on(Matcher::new(names_none).first(1), Fault::Hold);
+        let mut contender = scene.behind(&proxy, &SHORT, "exit 3");
+        late.wait_hits(1);
+        contender.signal(SIGTERM);
+        let sent = || superseding.hits() > 0;
+        wait_for("the write that supersedes it", LONG, || (sent() || !contender.is_running()).then_some(()));
+        assert!(sent(), "it ended without another write:\n{}", contender.said());
+        late.release();
+        let first = || proxy.requests().into_iter().find(|r| r.request.names_a_holder());
+        let committed = wait_for("the API server's answer to the late write", LONG, || first()?.committed);
+        assert!(matches!(committed, 200 | 201), "{committed}");
+        superseding.release();
+        assert_eq!(contender.wait(), 143, "{}", contender.said());
+        assert_eq!(scene.holder(), "");
+        assert!(contender.line("start").is_none(), "{}", contender.said());
+    });
+}
+
 fn a_stop_ends_although_no_write_is_answered(cluster: &Cluster) {
     let (scene, proxy) = (Scene::new(cluster, &MINIMAL), Proxy::start(cluster));
     let rule = proxy.on(Matcher::new(Seen::is_write), Fault::Hold);
     let options = [&SHORT[..], &["--request-timeout", "1s"]].concat();
-    let mut contender: Contender = scene.behind(&proxy, &options, "exit 3");
+    let mut contender = scene.behind(&proxy, &options, "exit 3");
     rule.wait_hits(1);
     let stopped = Instant::now();
     contender.signal(SIGTERM);
     assert_eq!(contender.wait(), 143, "{}", contender.said());
     // One request timeout for the write that was under way, one for the write that supersedes it.
     let took = stopped.elapsed();
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(took < Duration::from_secs(6), "{took:?}");
     assert_eq!(scene.namespace.lease(LOCK).as_ref().map(holder), None);
 }
