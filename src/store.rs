@@ -140,7 +140,7 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Conflict => f.write_str("somebody else wrote it first"),
+            Failure::Conflict => f.write_str("another client changed the object first"),
             Failure::Timeout => f.write_str("no answer in time"),
             Failure::Refused(_, text)
             | Failure::Rejected(text)

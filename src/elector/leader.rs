@@ -105,7 +105,9 @@ impl Elector {
             && now.at.leader_since(term.since) >= self.settings.renew_deadline
         {
             let unanswered = self.pending.is_some().then_some(Failure::Timeout);
-            self.lose(now, Loss::Deadline(self.last_failure().or(unanswered)), None);
+            // Every write has found that somebody else had changed the object.
+            let overtaken = (term.conflicts > 0).then_some(Failure::Conflict);
+            self.lose(now, Loss::Deadline(overtaken.or(self.last_failure()).or(unanswered)), None);
         }
     }
 

@@ -581,6 +581,23 @@ fn refusals_count_from_the_time_at_which_nobody_else_leads() {
 }
 
 #[test]
+fn a_loss_by_conflicts_says_so() {
+    let mut rig = Rig::leading();
+    let mine = rig.elector.sent.last().unwrap().record.clone();
+    let mut revision = 2;
+    while rig.lost.is_none() {
+        match rig.verb() {
+            Some(Verb::Get) => rig.get(found(mine.clone(), revision)),
+            Some(_) => drop(rig.put(Err(Failure::Conflict))),
+            None => rig.pass(Duration::from_millis(100)),
+        }
+        revision += 1;
+        rig.pass(Duration::from_millis(50));
+    }
+    assert_eq!(rig.lost, Some(Loss::Deadline(Some(Failure::Conflict))));
+}
+
+#[test]
 fn a_conflict_does_not_push_renew_time_into_the_future() {
     let mut rig = Rig::leading();
     let mine = rig.elector.sent.last().unwrap().record.clone();
