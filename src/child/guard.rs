@@ -357,7 +357,7 @@ impl Guard {
             return self.held.as_ref().map(|(_, until)| until.leader_left(now));
         }
         let term = self.term.as_ref().filter(|term| !term.killing)?;
-        let stop = (!term.expired).then_some(term.deadlines.stop);
+        let stop = (!term.expired && term.has_child()).then_some(term.deadlines.stop);
         let moments = [stop, term.continue_at, Some(term.tick), Some(term.kill(self.lateness.get()))];
         moments.into_iter().flatten().map(|at| at.leader_left(now)).min()
     }

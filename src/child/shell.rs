@@ -5,7 +5,7 @@
 
 use super::guard::{FromGuard, Guard, Input, Output, Settings, ToGuard};
 use super::namespace::Namespace;
-use super::spawn::{Plan, StartNews, spawn};
+use super::spawn::{Plan, StartNews, StartPipe, spawn};
 use super::terminal::{self, Place};
 use super::tree::{self, Pause, Walker};
 use super::wire;
@@ -37,7 +37,7 @@ struct Shell {
     group: Pid,
     child: Option<Pid>,
     /// Until it is known whether the child has executed COMMAND.
-    start: Option<StartNews>,
+    start: Option<StartPipe>,
     /// Where the tree is in one.
     namespace: Option<Namespace>,
     /// The wait status of a child that has ended, until it is known whether other descendants are alive.
@@ -187,9 +187,18 @@ impl Shell {
 
     /// Learns how the start of the child has ended, if it has.
     fn hear_of_start(&mut self) {
-        if let Some(news) = self.start.as_mut().and_then(StartNews::read) {
+        let Some(start) = &mut self.start else {
+            return;
+        };
+        let news = start.read();
+        if news != StartNews::Pending {
+            // Readable for ever, from now on.
             self.start = None;
-            self.step(news.map_or_else(Input::NotExecuted, |()| Input::Executed));
+        }
+        match news {
+            StartNews::Executed => self.step(Input::Executed),
+            StartNews::NotExecuted(why) => self.step(Input::NotExecuted(why)),
+            StartNews::Pending | StartNews::Dead => {}
         }
     }
 
@@ -215,7 +224,7 @@ impl Shell {
                 self.lent = Place::of(self.group).filter(|_| self.plan.terminal);
                 let forked = spawn(&self.plan, self.lent.is_some(), &env, until).map(|starting| {
                     (self.child, self.last_child) = (Some(starting.pid), Some(starting.pid));
-                    (self.namespace, self.start) = (starting.namespace, Some(starting.news));
+                    (self.namespace, self.start) = (starting.namespace, Some(starting.start));
                     starting.pid.as_raw()
                 });
                 self.step(Input::Forked(forked));

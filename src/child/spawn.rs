@@ -98,15 +98,28 @@ pub struct Starting {
     pub pid: Pid,
     /// The PID namespace that was made for it, if one was.
     pub namespace: Option<Namespace>,
-    /// What it says of its start.
-    pub news: StartNews,
+    /// Where it says how its start goes.
+    pub start: StartPipe,
 }
 
 /// The guard's end of a pipe that the child holds until it executes COMMAND or ends.
 #[derive(Debug)]
-pub struct StartNews {
+pub struct StartPipe {
     pipe: OwnedFd,
     ready: bool,
+}
+
+/// What a child says of its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartNews {
+    /// Nothing yet.
+    Pending,
+    /// It executes COMMAND.
+    Executed,
+    /// It ends without having executed COMMAND.
+    NotExecuted(NotExecuted),
+    /// It has died before it could say anything: its wait status tells.
+    Dead,
 }
 
 /// Through the pipe: everything is done but the last look at the clock and execve.
@@ -114,27 +127,28 @@ const READY: i32 = 0;
 /// Through the pipe: the last look at the clock says that it is too late. Any other number is an `errno`.
 const LATE: i32 = -1;
 
-impl StartNews {
-    /// How the start ended, if it has and the child lived to say so. Does not wait, and does not allocate.
-    pub fn read(&mut self) -> Option<Result<(), NotExecuted>> {
+impl StartPipe {
+    /// The latest news. Does not wait, and does not allocate.
+    pub fn read(&mut self) -> StartNews {
         loop {
             let mut number = [0; 4];
             match read(&self.pipe, &mut number) {
                 Ok(4) => match i32::from_le_bytes(number) {
                     READY => self.ready = true,
-                    LATE => return Some(Err(NotExecuted::Late)),
-                    errno => return Some(Err(NotExecuted::Failed(errno))),
+                    LATE => return StartNews::NotExecuted(NotExecuted::Late),
+                    errno => return StartNews::NotExecuted(NotExecuted::Failed(errno)),
                 },
-                // Closed by execve; or by a death before that, of which the wait status tells.
-                Ok(_) => return self.ready.then_some(Ok(())),
+                // Closed by execve, or by a death.
+                Ok(_) if self.ready => return StartNews::Executed,
+                Ok(_) => return StartNews::Dead,
                 Err(Errno::EINTR) => {}
-                Err(_) => return None,
+                Err(_) => return StartNews::Pending,
             }
         }
     }
 }
 
-impl AsFd for StartNews {
+impl AsFd for StartPipe {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
@@ -147,14 +161,14 @@ impl AsFd for StartNews {
 /// The `errno` of what failed before the child was there.
 pub fn spawn(plan: &Plan, foreground: bool, additions: &[String], until: Instant) -> Result<Starting, i32> {
     if plan.pid_namespace {
-        let (namespace, (pid, news)) = Namespace::with(|| fork_child(plan, foreground, additions, until))?;
-        return Ok(Starting { pid, namespace: Some(namespace), news });
+        let (namespace, (pid, start)) = Namespace::with(|| fork_child(plan, foreground, additions, until))?;
+        return Ok(Starting { pid, namespace: Some(namespace), start });
     }
-    let (pid, news) = fork_child(plan, foreground, additions, until)?;
-    Ok(Starting { pid, namespace: None, news })
+    let (pid, start) = fork_child(plan, foreground, additions, until)?;
+    Ok(Starting { pid, namespace: None, start })
 }
 
-fn fork_child(plan: &Plan, foreground: bool, additions: &[String], until: Instant) -> Result<(Pid, StartNews), i32> {
+fn fork_child(plan: &Plan, foreground: bool, additions: &[String], until: Instant) -> Result<(Pid, StartPipe), i32> {
     let number = |errno: Errno| errno as i32;
     let program = c_string(plan.program.as_os_str())?;
     let args = [&plan.name].into_iter().chain(&plan.args).map(|arg| c_string(arg)).collect::<Result<Vec<_>, _>>()?;
@@ -176,7 +190,7 @@ fn fork_child(plan: &Plan, foreground: bool, additions: &[String], until: Instan
         }
         exit::OWN_FAILURE
     });
-    Ok((child.map_err(number)?, StartNews { pipe, ready: false }))
+    Ok((child.map_err(number)?, StartPipe { pipe, ready: false }))
 }
 
 /// Makes of a copy of the guard what COMMAND is to find. Makes system calls only.

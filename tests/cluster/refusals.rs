@@ -85,9 +85,9 @@ fn an_untrusted_certificate(cluster: &Cluster) {
     config["clusters"][0]["cluster"] = json!({"server": cluster.url(), "certificate-authority": "ca.pem"});
     let other = folder.path().join("kubeconfig");
     fs::write(&other, config.to_string()).unwrap();
-    let (finished, took) = run(leader_run().arg("--kubeconfig").arg(other).args(["--", "true"]));
+    let (finished, took) = run(leader_run().arg("--kubeconfig").arg(other).args(SHORT).args(["--", "true"]));
     refused(&finished, &["cannot trust", "invalid peer certificate", "certificate-authority"]);
-    assert!(took < Duration::from_secs(8), "R is 10 s: {took:?}");
+    assert!(took >= Duration::from_secs(4), "it may be mended within R, which is 4 s: {took:?}");
     assert!(scene.namespace.lease("true").is_none());
 }
 

@@ -1,5 +1,7 @@
 //! The guard's core, step by step.
 
+mod edge_cases;
+
 use super::*;
 
 const TERM: i32 = 15;
@@ -68,6 +70,15 @@ fn a_child_that_finds_itself_late_is_told_of_when_it_is_gone_and_can_be_started_
     let start = ToGuard::Start { term: 1, deadlines: deadlines(9_000), env: Vec::new(), record: record() };
     step(&mut guard, at(9_000), Input::Message(start));
     assert_eq!(step(&mut guard, at(9_000), Input::Tick), [spawn(9_000)]);
+}
+
+#[test]
+fn a_guard_whose_child_ends_without_exec_waits_for_its_end_alone() {
+    let mut guard = forked();
+    pass(&mut guard, 0, 9_999);
+    step(&mut guard, at(9_999), Input::NotExecuted(NotExecuted::Late));
+    assert_eq!(step(&mut guard, at(10_000), Input::Tick), []);
+    assert_ne!(guard.wake(at(10_000)), Some(Duration::ZERO), "it would take the processor that the child needs to end");
 }
 
 #[test]
