@@ -156,4 +156,51 @@ mod tests {
         assert_eq!(Wall(1_795_330_810_000_007).back_to(7), Wall(1_795_330_810_000_007));
         assert_eq!(Wall(1_795_330_810_000_006).back_to(7), Wall(1_795_330_809_000_007));
     }
+
+    #[test]
+    fn moments_move_on_both_clocks_and_stop_at_the_ends_of_time() {
+        let span = Duration::from_secs(5);
+        assert_eq!(at(100, 90).plus(span), at(105, 95));
+        assert_eq!(at(100, 90).minus(span), at(95, 85));
+        assert_eq!(at(3, 90).minus(span), at(0, 85));
+        let end = Instant { boot: Duration::MAX, raw: Duration::MAX };
+        assert_eq!(end.plus(span), end);
+        assert_eq!(at(100, 90).leader_since(at(200, 200)), Duration::ZERO, "not before it");
+    }
+
+    #[test]
+    fn moments_are_compared_clock_by_clock() {
+        let (one, other) = (at(100, 95), at(110, 90));
+        assert_eq!([one.earlier(other), other.earlier(one)], [at(100, 90); 2]);
+        assert_eq!([one.later(other), other.later(one)], [at(110, 95); 2]);
+    }
+
+    #[test]
+    fn the_clocks_run() {
+        let (before, wall) = (Now::read(), std::time::SystemTime::now());
+        std::thread::sleep(Duration::from_millis(2));
+        let after = Now::read();
+        assert!(after.at.standby_since(before.at) >= Duration::from_millis(2), "{before:?} {after:?}");
+        let since_1970 = wall.duration_since(std::time::UNIX_EPOCH).unwrap();
+        let difference = Wall(since_1970.as_micros() as i64).seconds_after(before.wall);
+        assert!(difference.abs() < 60.0, "{difference}");
+    }
+
+    #[test]
+    fn times_are_read_with_their_zone() {
+        let time = Some(Wall(1_795_330_810_500_000));
+        assert_eq!(Wall::parse("2026-11-22T07:00:10.5Z"), time);
+        assert_eq!(Wall::parse("2026-11-22T09:00:10.500000+02:00"), time);
+        assert_eq!(Wall::parse("2026-11-22T07:00:10"), None, "a time of nowhere");
+        assert_eq!(Wall::parse_http("Sun, 22 Nov 2026 07:00:10 GMT"), Some(Wall(1_795_330_810_000_000)));
+        assert_eq!(Wall::parse_http("yesterday"), None);
+    }
+
+    #[test]
+    fn wall_times_are_subtracted_in_seconds() {
+        let (earlier, later) = (Wall(1_795_330_810_000_000), Wall(1_795_330_812_500_000));
+        assert_eq!((later.seconds_after(earlier), earlier.seconds_after(later)), (2.5, -2.5));
+        assert_eq!(earlier.plus(Duration::from_millis(2_500)), later);
+        assert_eq!(Wall(i64::MAX).plus(Duration::from_secs(1)), Wall(i64::MAX));
+    }
 }

@@ -366,7 +366,7 @@ impl Contender {
                 return self.not_started(now, exit::of_failed_start(errno));
             }
             FromGuard::Died(..) => return self.not_started(now, exit::OWN_FAILURE),
-            FromGuard::Expired(_) if !lost => {
+            FromGuard::Expired(_) => {
                 return elector::Event::Forfeit("the guard stopped the child, for its deadline had passed".into());
             }
             FromGuard::Gone(_) => {
@@ -525,3 +525,6 @@ fn as_told(now: Now, deadlines: Deadlines) -> Deadlines {
     let left = |at: Instant| Instant { boot: at.leader_left(now.at), raw: at.leader_left(now.at) };
     Deadlines { stop: left(deadlines.stop), kill: left(deadlines.kill) }
 }
+
+#[cfg(test)]
+mod tests;

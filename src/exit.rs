@@ -104,4 +104,23 @@ mod tests {
         assert_eq!([of_child(0), of_child(7 << 8), of_child(255 << 8)], [0, 7, 255]);
         assert_eq!([of_child(9), of_child(15), of_child(11 | 0x80), of_child(64)], [137, 143, 139, 192]);
     }
+
+    #[test]
+    fn a_child_that_could_not_be_started_gives_the_exit_codes_of_env() {
+        assert_eq!(of_failed_start(Errno::ENOENT as i32), NOT_FOUND);
+        assert_eq!([Errno::EACCES, Errno::ENOEXEC].map(|errno| of_failed_start(errno as i32)), [NOT_EXECUTABLE; 2]);
+        // What the system is short of says nothing about the command.
+        let shortages = [Errno::EAGAIN, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE, Errno::ENOSPC];
+        assert_eq!(shortages.map(|errno| of_failed_start(errno as i32)), [OWN_FAILURE; 5]);
+    }
+
+    #[test]
+    fn a_refusal_is_our_own_failure_and_says_its_cause() {
+        let chain = anyhow::anyhow!("connection refused").context("cannot list leases");
+        let refusal = Refusal::from(chain);
+        assert_eq!((refusal.code, refusal.to_string().as_str()), (125, "cannot list leases: connection refused"));
+        let refusal = Refusal::from(std::io::Error::from_raw_os_error(Errno::EPERM as i32));
+        assert_eq!(refusal.code, 125);
+        assert!(refusal.to_string().contains("Operation not permitted"), "{refusal}");
+    }
 }

@@ -304,4 +304,78 @@ mod tests {
         assert_eq!(spec["later"], json!({"a": 1}));
         assert!(spec.get("strategy").is_none() && spec.get("preferredHolder").is_none());
     }
+
+    #[test]
+    fn a_record_is_of_the_term_of_another_with_the_same_holder_acquire_time_and_transitions() {
+        let renewed = Record { renew_time: "2026-11-21T07:00:12.000000Z".into(), lease_seconds: Some(20), ..held() };
+        assert!(renewed.is_of_term(&held()), "renewals do not begin a term");
+        let others = [
+            Record { holder: "host-b_77aa".into(), ..held() },
+            Record { acquire_time: "2026-11-21T07:00:00.000001Z".into(), ..held() },
+            Record { transitions: Some(4), ..held() },
+        ];
+        for other in others {
+            assert!(!other.is_of_term(&held()), "{other:?}");
+        }
+        let free = held().release(Wall(1_795_330_810_000_000), Precision::Microseconds);
+        assert!(!free.is_of_term(&held()) && !free.is_of_term(&free), "a free lock is of no term");
+    }
+
+    #[test]
+    fn a_release_is_recognised_by_the_fraction_of_its_acquire_time() {
+        let held = Record { acquire_time: "2026-11-21T07:00:00.250007Z".into(), ..held() };
+        let release = held.release(Wall(1_795_330_810_000_000), Precision::Microseconds);
+        assert_eq!(release, Record::released(3, "2026-11-22T07:00:09.250007Z".into()));
+        assert!(release.is_release_of(&held));
+        let others = [
+            Record { holder: "host-b_77aa".into(), ..release.clone() },
+            Record { acquire_time: "2026-11-22T07:00:09.250008Z".into(), ..release.clone() },
+            Record { renew_time: "2026-11-22T07:00:09.250008Z".into(), ..release.clone() },
+            Record { renew_time: "2026-11-22T07:00:09Z".into(), ..release.clone() },
+        ];
+        for other in others {
+            assert!(!other.is_release_of(&held), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn times_without_a_random_fraction_sign_no_release() {
+        // Whole seconds, as in an annotation; microseconds of zero; another number of digits, as other clients write.
+        for fraction in ["", ".000000", ".25", ".2500070", ".-00007", ".25000x"] {
+            let held = Record { acquire_time: format!("2026-11-21T07:00:00{fraction}Z"), ..held() };
+            let release = Record::released(3, format!("2026-11-22T07:00:09{fraction}Z"));
+            assert!(!release.is_release_of(&held), "{fraction}");
+            let at = Wall(1_795_330_810_250_007);
+            assert_eq!(held.release(at, Precision::Microseconds).renew_time, "2026-11-22T07:00:10.250007Z");
+            assert_eq!(held.release(at, Precision::Seconds).renew_time, "2026-11-22T07:00:10Z");
+        }
+    }
+
+    #[test]
+    fn a_released_record_is_free_and_lasts_a_second() {
+        let released = Record::released(3, "2026-11-21T07:00:10Z".into());
+        let annotation = r#"{"holderIdentity":"","leaseDurationSeconds":1,"acquireTime":"2026-11-21T07:00:10Z","renewTime":"2026-11-21T07:00:10Z","leaderTransitions":3}"#;
+        assert_eq!(released.to_annotation(), annotation);
+        assert!(released.is_free() && !held().is_free());
+        assert_eq!(released.lease_duration(Duration::from_secs(15)), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn it_is_unclear_who_holds_a_lock_whose_record_cannot_be_read_or_whose_halves_differ() {
+        let two_halves = Record { holder: UNKNOWN.into(), ..held() };
+        assert!(!two_halves.is_clear() && !Record::unreadable("{").is_clear());
+        assert!(held().is_clear() && Record::default().is_clear());
+    }
+
+    #[test]
+    fn an_annotation_with_a_null_holder_is_free() {
+        assert_eq!(Record::from_annotation(r#"{"holderIdentity":null}"#), Record::default());
+    }
+
+    #[test]
+    fn negative_transitions_count_as_0() {
+        let annotation = Record::from_annotation(r#"{"holderIdentity":"a","leaderTransitions":-1}"#);
+        let lease = Record::from_lease_spec(Some(&json!({"holderIdentity": "a", "leaseTransitions": -1})));
+        assert_eq!((annotation.transitions, lease.transitions), (Some(0), Some(0)));
+    }
 }

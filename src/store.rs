@@ -166,4 +166,30 @@ pub(crate) mod tests {
         assert!(!version("a", 10).is_before(&version("a", 9)));
         assert!(!version("a", 10).is_before(&version("a", 10)));
     }
+
+    #[test]
+    fn a_version_is_the_same_only_with_the_same_object_and_revision() {
+        assert!(version("a", 9) == version("a", 9));
+        assert!(version("a", 9) != version("b", 9), "deleted and created again");
+        assert!(version("a", 9) != version("a", 10));
+    }
+
+    #[test]
+    fn each_verb_is_shown_as_a_role_names_it() {
+        let shown = [Verb::Get, Verb::Create, Verb::Update, Verb::Watch, Verb::Patch].map(|verb| verb.to_string());
+        assert_eq!(shown, ["get", "create", "update", "watch", "patch"]);
+    }
+
+    #[test]
+    fn a_failure_is_shown_with_its_text() {
+        let text = || "why".to_string();
+        let told = [
+            Failure::Refused(Verb::Get, text()),
+            Failure::Rejected(text()),
+            Failure::Unusable(text()),
+            Failure::Busy(text()),
+            Failure::Unclear(text()),
+        ];
+        assert!(told.iter().all(|failure| failure.to_string() == "why"));
+    }
 }

@@ -23,3 +23,27 @@ impl Random {
         width.mul_f64((self.next() >> 11) as f64 / (1u64 << 53) as f64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generator_gives_the_published_values_of_splitmix64() {
+        let mut random = Random::new(1_234_567);
+        let published = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        assert_eq!([random.next(), random.next(), random.next()], published);
+    }
+
+    #[test]
+    fn delays_are_spread_over_their_whole_width() {
+        let mut random = Random::new(7);
+        let width = Duration::from_secs(10);
+        let mut tenths = [0; 10];
+        for _ in 0..10_000 {
+            // Panics at the width itself.
+            tenths[random.within(width).as_secs() as usize] += 1;
+        }
+        assert!(tenths.iter().all(|count| (800..1_200).contains(count)), "{tenths:?}");
+    }
+}

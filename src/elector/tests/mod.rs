@@ -8,8 +8,12 @@
 
 mod client_go;
 mod contending;
+mod leading;
 mod peers;
+mod releasing;
 mod shapes;
+mod standing_by;
+mod watching;
 
 use super::*;
 use crate::store::tests::version;
@@ -30,6 +34,7 @@ struct Rig {
     said: Vec<Notice>,
     /// Who led, as people were told.
     leaders: Vec<String>,
+    events: u32,
 }
 
 /// "baz" with LD 10 s, as in client-go's table.
@@ -93,12 +98,15 @@ impl Rig {
             over: None,
             said: Vec::new(),
             leaders: Vec::new(),
+            events: 0,
         };
         rig.event(Event::Tick);
         rig
     }
 
     fn event(&mut self, event: Event) {
+        self.events += 1;
+        assert!(self.events < 1_000_000, "a test that waits for something waits in vain: {self}");
         for action in self.elector.step(self.now, event) {
             match action {
                 Action::Request(id, request, timeout) => {

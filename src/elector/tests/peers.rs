@@ -544,6 +544,13 @@ fn an_entirely_empty_record_is_ours_only_right_after_our_version_on_an_unbroken_
     rig.event(seen(renewal, 2));
     rig.event(blank(3));
     assert_eq!((rig.lost.clone(), rig.writing_on()), (None, "3"));
+    // A watch from now on begins with whatever is there.
+    let mut rig = Rig::leading();
+    rig.pass(SECOND * 2);
+    rig.event(Event::Change(Change::Ended(None)));
+    assert!(rig.elector.watching());
+    rig.event(blank(2));
+    assert!(matches!(rig.lost, Some(Loss::Taken(_))), "{rig}");
     // Somebody else's version lies between, as far as is known.
     let mut rig = Rig::leading();
     rig.event(Event::Change(Change::Ended(None)));
