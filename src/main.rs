@@ -1,17 +1,18 @@
 //! leader-run: runs a command only while holding a Kubernetes lock.
 
-use leader_run::child::{self, Guard, guard, init, namespace, signal, spawn, terminal};
 use leader_run::cli::Cli;
 use leader_run::config::{Config, Timing};
 use leader_run::exit::{self, Refusal};
-use leader_run::report::{log, write_termination_log};
-use leader_run::{ask, release, run, sys};
+use leader_run::guard::{self, Guard};
+use leader_run::process::{namespace, pid1, signal, spawn, terminal};
+use leader_run::report::write_termination_log;
+use leader_run::{crash_release, log, run, subcommand, sys};
 use std::io::{ErrorKind, Write};
 use tracing::{Level, error};
 
 fn main() {
     std::panic::set_hook(Box::new(die));
-    let code = init::step_aside().map_err(Refusal::from).and_then(|()| start()).unwrap_or_else(|refusal| {
+    let code = pid1::step_aside().map_err(Refusal::from).and_then(|()| start()).unwrap_or_else(|refusal| {
         say(&refusal);
         // A question, which begins with its name, is not what the container was started for.
         if std::env::args_os().nth(1).is_none_or(|first| first.as_encoded_bytes().starts_with(b"-")) {
@@ -29,7 +30,7 @@ fn start() -> Result<i32, Refusal> {
         return Ok(0);
     };
     if let Some(question) = cli.question {
-        return ask::answer(question);
+        return subcommand::answer(question);
     }
     let options = cli.options;
     let timing = Timing::new(&options)?;
@@ -51,7 +52,7 @@ fn start() -> Result<i32, Refusal> {
     if let Some((record, within)) = &config.release {
         log::start(format, level);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let code = runtime.block_on(release::run(&config, record.clone(), *within));
+        let code = runtime.block_on(crash_release::run(&config, record.clone(), *within));
         runtime.shutdown_background();
         return code;
     }
@@ -75,8 +76,8 @@ fn start() -> Result<i32, Refusal> {
         again: spawn::Again { args: std::env::args_os().collect() },
     };
     let (stop_signal, wait_all, crash_release) = (config.stop_signal, config.wait_all, config.crash_release);
-    let settings = guard::Settings { stop_signal, wait_all, crash_release };
-    let guard = child::fork_guard(plan, settings)?;
+    let settings = guard::core::Settings { stop_signal, wait_all, crash_release };
+    let guard = guard::fork_guard(plan, settings)?;
     log::start(format, level);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(async {

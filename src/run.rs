@@ -1,19 +1,21 @@
 //! The one loop that joins a contender to the world: answers, changes, signals and ticks in, actions out.
 
-use crate::alarm::Alarm;
-use crate::child::signal::{Blocked, Signals};
-use crate::child::tree::Walker;
-use crate::child::{self, Guard, KILL_ROUND};
+use crate::backend::{self, Answer, Changes, Lock};
 use crate::clock::Now;
 use crate::config::Config;
-use crate::contender::{Action, Contender, Event, Settings};
+use crate::election::contender::{Action, Contender, Event, Settings};
 use crate::exit::{self, Refusal};
-use crate::lock::{self, Answer, Changes, Lock};
+use crate::guard::Guard;
+use crate::lock::request::{Change, Failure, Reply, Request};
+use crate::log;
+use crate::process::signal::{Blocked, Signals};
+use crate::process::tree::{self, KILL_ROUND, Walker};
 use crate::report::metrics::{Metrics, News};
-use crate::report::{Reports, duration, http, log, write_termination_log};
-use crate::state;
-use crate::store::{Change, Failure, Reply, Request};
+use crate::report::{Reports, http, write_termination_log};
+use crate::state_file;
 use crate::sys;
+use crate::text::duration;
+use crate::timer::Alarm;
 use futures_util::StreamExt;
 use futures_util::future::OptionFuture;
 use nix::libc::{SIGINT, SIGTERM};
@@ -36,7 +38,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
     let feed = config.http.map(|address| http::start(address, metrics())).transpose()?;
     debug!("reading the configuration");
     let code = tokio::select! {
-        opened = lock::open(&config.lock) => Err(opened?),
+        opened = backend::open(&config.lock) => Err(opened?),
         signal = stop_signal(signals) => Ok(exit::by_signal(signal)),
         wait = waited(config) => {
             error!("not leading after {}: the credentials for the cluster did not come in time", duration(wait));
@@ -79,7 +81,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
                 let closing = run.reports.finish(code).await;
                 match run.guard_lives {
                     true => run.guard.dismiss(),
-                    false => child::sweep(),
+                    false => tree::sweep(),
                 }
                 // A disk that hangs holds up nothing any more.
                 write_termination_log(&closing);
@@ -117,7 +119,7 @@ fn settings(config: &Config, namespace: &str) -> Result<Settings, Refusal> {
         format!("LEADER_ELECTION_NAMESPACE={namespace}"),
         format!("LEADER_ELECTION_NAME={}", config.lock.name),
     ];
-    env.extend(config.state_file.iter().map(|file| format!("{}={}", state::VARIABLE, file.path().display())));
+    env.extend(config.state_file.iter().map(|file| format!("{}={}", state_file::VARIABLE, file.path().display())));
     Ok(Settings {
         election: config.election()?,
         loss_grace: timing.loss_grace,

@@ -285,7 +285,7 @@ pub fn watch<T: AsFd + Into<OwnedFd>>(fd: T) -> io::Result<AsyncFd<Watched<T>>> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::child::tree::in_own_process;
+    use crate::process::tree::in_own_process;
     use std::time::{Duration, Instant};
 
     #[test]

@@ -1,4 +1,7 @@
-//! Text that others wrote, such as a holder's identity or a server's message.
+//! Text for people: durations, and what others wrote, such as a holder's identity or a server's message.
+
+use humantime::{FormattedDuration, format_duration};
+use std::time::Duration;
 
 /// Text as it may be shown: bounded, and without anything that could move a cursor or forge a line.
 pub fn shown(text: &str) -> String {
@@ -13,6 +16,11 @@ pub fn shown(text: &str) -> String {
         shown.push('…');
     }
     shown
+}
+
+/// A duration as people write it, to the millisecond.
+pub fn duration(duration: Duration) -> FormattedDuration {
+    format_duration(Duration::from_millis(duration.as_millis().try_into().unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@
 //! again between the two writes: client-go does that, and can overwrite a leader that came between. And a renewal reads
 //! nothing, as with every lock. `P` is the first half (client-go's primary), `S` the Lease.
 
+use leader_run::backend::{Answer, Changes, FileLock, Lock, MultiLock};
 use leader_run::clock::{Instant, Now, Wall};
-use leader_run::elector::{Action, Elector, Event, Settings};
-use leader_run::lock::{Answer, Changes, FileLock, Lock, MultiLock};
-use leader_run::record::{Precision, Record};
-use leader_run::store::{Reply, Request, Version};
+use leader_run::election::elector::{Action, Elector, Event, Settings};
+use leader_run::lock::record::{Precision, Record};
+use leader_run::lock::request::{Reply, Request, Version};
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
@@ -144,7 +144,9 @@ impl Election {
                 match action {
                     Action::Request(id, wanted, _) => request = Some((id, wanted)),
                     Action::Lead(leadership) => self.leads = leadership.record.transitions,
-                    Action::Say(leader_run::elector::Notice::Waiting(record, _)) => self.waits = Some(record.holder),
+                    Action::Say(leader_run::election::elector::Notice::Waiting(record, _)) => {
+                        self.waits = Some(record.holder)
+                    }
                     _ => {}
                 }
             }

@@ -3,7 +3,7 @@
 mod support;
 
 use leader_run::clock::Instant;
-use leader_run::state::{Role, State, boot_id, read_file};
+use leader_run::state_file::{Role, State, boot_id, read_file};
 use nix::libc::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR1};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,11 +1,11 @@
 //! What can be asked over HTTP: what is known and counted of an election, and its forms. No clock and no I/O;
 //! `http.rs` hands it out.
 
-use crate::child::guard::FromGuard;
 use crate::clock::Instant;
-use crate::contender::Said;
-use crate::elector::Notice;
-use crate::store::{Failure, Verb};
+use crate::election::contender::Said;
+use crate::election::elector::Notice;
+use crate::guard::core::FromGuard;
+use crate::lock::request::{Failure, Verb};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
@@ -288,8 +288,8 @@ fn reason(failure: &Failure) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::elector::{Leadership, Loss};
-    use crate::record::Record;
+    use crate::election::elector::{Leadership, Loss};
+    use crate::lock::record::Record;
 
     const SECOND: Duration = Duration::from_secs(1);
 

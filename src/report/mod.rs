@@ -1,46 +1,39 @@
 //! What the outside sees.
 
-mod closing;
-mod commands;
+mod callbacks;
 pub mod http;
-mod label;
-pub mod log;
+mod messages;
 pub mod metrics;
-mod state;
-mod words;
+mod pod_label;
+mod state_writer;
+mod summary;
 
-use crate::child::guard::FromGuard;
+use crate::backend::Lock;
 use crate::config::Config;
-use crate::contender::{End, Said};
-use crate::elector::{Loss, Notice, Waiting};
-use crate::lock::Lock;
-use crate::state::{Role, State};
-use crate::store::Failure;
-use closing::Closing;
-pub use closing::write_termination_log;
-use commands::Runner;
+use crate::election::contender::{End, Said};
+use crate::election::elector::{Loss, Notice, Waiting};
+use crate::guard::core::FromGuard;
+use crate::lock::request::Failure;
+use crate::log::{self, Live};
+use crate::state_file::{Role, State};
+use callbacks::Runner;
 use futures_util::future::{OptionFuture, join_all};
 use http::Feed;
-use humantime::{FormattedDuration, format_duration};
-use label::Label;
-use log::Live;
 use metrics::News;
 use nix::sys::signal::SigSet;
+use pod_label::Label;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use summary::Closing;
+pub use summary::write_termination_log;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
 /// At our end the last events get this long to reach the API server.
 const LAST_EVENTS: Duration = Duration::from_millis(500);
-
-/// A duration as people write it, to the millisecond.
-pub fn duration(duration: Duration) -> FormattedDuration {
-    format_duration(Duration::from_millis(duration.as_millis().try_into().unwrap_or(u64::MAX)))
-}
 
 /// Everybody who is told of an election. Nothing here holds it up.
 pub struct Reports<'a> {
@@ -58,7 +51,7 @@ pub struct Reports<'a> {
     /// On a terminal: whom we wait for, as it is shown.
     waiting: Option<Option<Waiting>>,
     label: Option<Label>,
-    state: Option<state::Keeper>,
+    state: Option<state_writer::Keeper>,
     closing: Closing,
 }
 
@@ -89,7 +82,7 @@ impl<'a> Reports<'a> {
                 term: None,
                 boot_id: file.boot_id().into(),
             };
-            state::Keeper::new(file, state)
+            state_writer::Keeper::new(file, state)
         });
         Ok(Reports {
             config,
@@ -114,7 +107,9 @@ impl<'a> Reports<'a> {
             if *shown != waiting {
                 shown.clone_from(&waiting);
                 let lock = self.lock.to_string();
-                log::show(waiting.map(|waiting| -> Live { Box::new(move |now| words::waiting(&lock, &waiting, now)) }));
+                log::show(
+                    waiting.map(|waiting| -> Live { Box::new(move |now| messages::waiting(&lock, &waiting, now)) }),
+                );
             }
         }
     }
@@ -134,7 +129,7 @@ impl<'a> Reports<'a> {
     /// Tells everybody.
     pub fn say(&mut self, said: &Said) {
         self.closing.note(self.lock, self.config, said);
-        words::say(self.lock, self.config, said);
+        messages::say(self.lock, self.config, said);
         self.feed(|| News::Said(said.clone()));
         if let Some(label) = &mut self.label {
             match said {

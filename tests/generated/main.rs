@@ -64,7 +64,7 @@ fn the_manual_and_the_completions_are_current() {
     let again = "run: GENERATE=1 cargo test --test generated";
     for (path, text) in made {
         let found = fs::read_to_string(root().join(path)).unwrap_or_default();
-        assert!(found == *text, "{} is not what src/cli.rs makes it; {again}", path.display());
+        assert!(found == *text, "{} is not what src/cli/ makes it; {again}", path.display());
     }
     for folder in ["man", "completions"] {
         for file in fs::read_dir(root().join(folder)).unwrap() {

@@ -3,14 +3,12 @@
 #[path = "../../src"]
 mod source {
     pub mod clock;
-    pub mod contender;
-    pub mod elector;
+    pub mod election;
     pub mod exit;
+    pub mod lock;
     pub mod mutant;
-    pub mod record;
-    pub mod store;
-    pub mod child {
-        pub mod guard;
+    pub mod guard {
+        pub mod core;
     }
 }
 

@@ -2,13 +2,13 @@
 
 use crate::judge::{Owner, Violation};
 use crate::world::{Event, World};
-use leader_run::child::guard::{self, FromGuard, Guard, Input, NotExecuted, Output, ToGuard, is_too_late};
 use leader_run::clock::{Instant, Now};
-use leader_run::contender::{Action, Contender, Said, Settings};
-use leader_run::elector::{self, Elector};
+use leader_run::election::contender::{Action, Contender, Said, Settings};
+use leader_run::election::elector::{self, Elector};
+use leader_run::guard::core::{self, FromGuard, Guard, Input, NotExecuted, Output, ToGuard, is_too_late};
+use leader_run::lock::record::Record;
+use leader_run::lock::request::{Change, Failure, Observation, Reply, Request, Version};
 use leader_run::mutant::Mutant;
-use leader_run::record::Record;
-use leader_run::store::{Change, Failure, Observation, Reply, Request, Version};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -190,7 +190,7 @@ pub struct Actor {
 }
 
 impl Actor {
-    pub fn new(node: usize, settings: Settings, guard: guard::Settings, now: Now) -> Actor {
+    pub fn new(node: usize, settings: Settings, guard: core::Settings, now: Now) -> Actor {
         let running = || Running { alive: true, paused: false, pause: 0 };
         Actor {
             node,

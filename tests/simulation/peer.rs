@@ -4,8 +4,8 @@
 
 use crate::random::Random;
 use leader_run::clock::Now;
-use leader_run::record::Record;
-use leader_run::store::{Failure, Observation, Reply, Request, Version};
+use leader_run::lock::record::Record;
+use leader_run::lock::request::{Failure, Observation, Reply, Request, Version};
 use std::time::Duration;
 
 #[derive(Debug)]

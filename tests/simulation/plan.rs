@@ -1,10 +1,10 @@
 //! What a history is made of: who takes part, with which settings and clocks, and what goes wrong when.
 
 use crate::random::Random;
-use leader_run::child::guard;
-use leader_run::contender;
-use leader_run::elector;
-use leader_run::record::Precision;
+use leader_run::election::contender;
+use leader_run::election::elector;
+use leader_run::guard::core;
+use leader_run::lock::record::Precision;
 use std::time::Duration;
 
 pub const STEP_DOWN: i32 = 10;
@@ -118,7 +118,7 @@ pub struct NodePlan {
 
 #[derive(Clone, Debug)]
 pub enum Kind {
-    Ours(Box<contender::Settings>, guard::Settings),
+    Ours(Box<contender::Settings>, core::Settings),
     ClientGo(String, Duration),
 }
 
@@ -202,7 +202,7 @@ impl Plan {
                     settings.election.wait = None;
                 }
                 let crash_release = !settings.election.seed.is_multiple_of(4);
-                let guard = guard::Settings { stop_signal: TERM, wait_all: random.chance(0.3), crash_release };
+                let guard = core::Settings { stop_signal: TERM, wait_all: random.chance(0.3), crash_release };
                 Kind::Ours(Box::new(settings), guard)
             } else {
                 Kind::ClientGo(format!("go-{number}"), Duration::from_secs(lease))

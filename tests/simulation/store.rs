@@ -1,7 +1,7 @@
 //! The API server: one lock object, linearizable compare-and-swap, and the changes that watches show.
 
-use leader_run::record::Record;
-use leader_run::store::{Change, Failure, Observation, Reply, Request, Version};
+use leader_run::lock::record::Record;
+use leader_run::lock::request::{Change, Failure, Observation, Reply, Request, Version};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,11 +7,11 @@ use crate::peer::{Does, Peer};
 use crate::plan::{Bounds, Fault, GUARD_LATE, KILL_TIME, Kind, Plan, RATE_ERROR, When};
 use crate::random::Random;
 use crate::store::Store;
-use leader_run::child::guard::ToGuard;
 use leader_run::clock::{Instant, Now, Wall};
-use leader_run::contender;
-use leader_run::record::Record;
-use leader_run::store::{Change, Failure, Reply, Request, Verb};
+use leader_run::election::contender;
+use leader_run::guard::core::ToGuard;
+use leader_run::lock::record::Record;
+use leader_run::lock::request::{Change, Failure, Reply, Request, Verb};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
@@ -584,7 +584,7 @@ impl World {
     // Watches.
 
     /// Opens a watch from this version on.
-    pub fn watch(&mut self, actor: usize, from: Option<leader_run::store::Version>) {
+    pub fn watch(&mut self, actor: usize, from: Option<leader_run::lock::request::Version>) {
         self.streams += 1;
         let id = self.streams;
         let node = self.actors[actor].node;

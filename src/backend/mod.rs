@@ -1,0 +1,224 @@
+//! Where a record lives: get, create, update, watch.
+//!
+//! A new lock type is one file here and one line in [`TYPES`]. A lock knows nothing of elections, children
+//! or reports; only this folder knows Kubernetes.
+
+mod annotation;
+pub mod client;
+mod cluster;
+mod file;
+mod lease;
+mod multi;
+mod object;
+
+pub use cluster::{Access, Cluster};
+pub use file::FileLock;
+pub use multi::MultiLock;
+pub use object::ObjectLock;
+
+use crate::lock::record::{Precision, Record};
+use crate::lock::request::{Change, Failure, Reply, Request, Version};
+use annotation::{CONFIG_MAP, ENDPOINTS};
+use anyhow::Result;
+use client::Source;
+use futures_util::Stream;
+use lease::{LEASE, LEASE_HALF};
+use object::Kind;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::pin::Pin;
+use tracing::warn;
+
+/// The lock types, by the names they go by: ours first, client-go's plural after it.
+pub const TYPES: [(&str, Option<&str>, Type); 6] = [
+    ("lease", Some("leases"), Type::Lease),
+    ("configmap", Some("configmaps"), Type::ConfigMap),
+    ("endpoints", None, Type::Endpoints),
+    ("configmapsleases", None, Type::ConfigMapAndLease),
+    ("endpointsleases", None, Type::EndpointsAndLease),
+    ("file", None, Type::File),
+];
+
+/// What kind of object the lock is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// A Lease of `coordination.k8s.io/v1`.
+    Lease,
+    /// An annotation of a ConfigMap.
+    ConfigMap,
+    /// An annotation of Endpoints.
+    Endpoints,
+    /// Both a ConfigMap and a Lease, for the way from the one to the other.
+    ConfigMapAndLease,
+    /// Both Endpoints and a Lease.
+    EndpointsAndLease,
+    /// A file on this machine.
+    File,
+}
+
+impl Type {
+    /// How finely its records give times.
+    pub fn precision(self) -> Precision {
+        match self {
+            Type::Lease | Type::File => Precision::Microseconds,
+            _ => Precision::Seconds,
+        }
+    }
+
+    /// Whether a watch shows every version, one by one: that of a single object on an API server does. The watch of
+    /// two objects reads both again, and that of a file may come late.
+    pub fn has_complete_watch(self) -> bool {
+        self.objects().len() == 1
+    }
+
+    /// As people call it: `lease`.
+    pub fn name(self) -> &'static str {
+        TYPES.iter().find(|(.., kind)| *kind == self).map_or("", |(name, ..)| name)
+    }
+
+    /// The kinds of objects that it is on an API server.
+    fn objects(self) -> &'static [&'static Kind] {
+        match self {
+            Type::Lease => &[&LEASE],
+            Type::ConfigMap => &[&CONFIG_MAP],
+            Type::Endpoints => &[&ENDPOINTS],
+            Type::ConfigMapAndLease => &[&CONFIG_MAP, &LEASE_HALF],
+            Type::EndpointsAndLease => &[&ENDPOINTS, &LEASE_HALF],
+            Type::File => &[],
+        }
+    }
+}
+
+/// The answer to come to one request.
+pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + 'a>>;
+
+/// What a watch reports. It ends after [`Change::Ended`].
+pub type Changes<'a> = Pin<Box<dyn Stream<Item = Change> + 'a>>;
+
+/// An event on its way to the API server.
+pub type Announcement = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
+
+/// A label on a pod: it is put on, or taken away.
+pub type Labeller = Box<dyn Fn(bool) -> Announcement + Send + Sync>;
+
+/// Which label, on which pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLabel {
+    /// The pod's name.
+    pub pod: String,
+    /// Its namespace; where it is not given, that of the cluster's configuration.
+    pub namespace: Option<String>,
+    /// The label's key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// A place for one election record, with compare-and-swap. Shown as people call it: `lease ops/cronworker`.
+pub trait Lock: Display {
+    /// Reads the latest version, past every cache.
+    fn get(&self) -> Answer<'_>;
+
+    /// Creates the object with this record; a conflict if it exists.
+    fn create(&self, record: Record) -> Answer<'_>;
+
+    /// Writes the record on exactly this version and keeps everything else in the object; a conflict if the
+    /// version is not the latest.
+    fn update(&self, record: Record, version: Version) -> Answer<'_>;
+
+    /// Reports every change after this version; without one, begins with what is there.
+    fn watch(&self, from: Option<Version>) -> Changes<'_>;
+
+    /// Leaves an event with this message at the lock, for people to read, where it is of a kind that has events:
+    /// one at each object.
+    fn announce(&self, _message: &str) -> Vec<Announcement> {
+        Vec::new()
+    }
+
+    /// What the object of this version says.
+    fn record(&self, version: &Version) -> Record {
+        Record::from_lease_spec(version.object.get("spec"))
+    }
+
+    /// Of a lock in two objects: which they are, and what each of them said at this version.
+    fn halves(&self, _version: &Version) -> Vec<(String, Option<Record>)> {
+        Vec::new()
+    }
+
+    /// What labels a pod, where there are pods.
+    fn labeller(&self, _label: &PodLabel) -> Option<Labeller> {
+        None
+    }
+
+    /// Carries out a request of the elector.
+    fn request(&self, request: Request) -> Answer<'_> {
+        match request {
+            Request::Get => self.get(),
+            Request::Create(record) => self.create(record),
+            Request::Update(record, version) => self.update(record, version),
+        }
+    }
+}
+
+/// Which lock, and where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What kind of lock.
+    pub kind: Type,
+    /// Its namespace, where it is given.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Where file locks are kept, where that is given.
+    pub folder: Option<PathBuf>,
+    /// How to reach the cluster.
+    pub source: Source,
+}
+
+/// Opens the lock, and says in which namespace it is. No request is sent yet.
+///
+/// # Errors
+/// One line about what is missing or wrong: the cluster's configuration, the namespace, the lock folder.
+pub async fn open(options: &Options) -> Result<(Box<dyn Lock>, String)> {
+    if let Some(cluster) = Cluster::of(options).await? {
+        return Ok((cluster.lock(options), cluster.namespace));
+    }
+    let namespace = file_namespace(options);
+    let lock = FileLock::new(options.folder.as_deref(), namespace.clone(), options.name.clone())?;
+    if let Some(remote) = lock.remote() {
+        warn!("the lock folder is on {remote}: kernel locks may not reach every contender there");
+    }
+    Ok((Box::new(lock), namespace))
+}
+
+/// The lock file that these options name, to be looked at: neither it nor its folder is made.
+///
+/// # Errors
+/// When the folder cannot be trusted, or cannot be used.
+pub fn find_file(options: &Options) -> Result<FileLock> {
+    FileLock::find(options.folder.as_deref(), file_namespace(options), options.name.clone())
+}
+
+/// The namespace of a lock in a file: it has one only so that it can be called as another one.
+pub fn file_namespace(options: &Options) -> String {
+    options.namespace.clone().unwrap_or_else(|| "default".into())
+}
+
+/// Checks a name as the API server does (DNS-1123): of a label, or of a subdomain, which may have dots.
+///
+/// # Errors
+/// What it must be like instead.
+pub fn valid_name(name: &str, longest: usize, dots: bool) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || (dots && c == '.');
+    let odd_edge = |part: &str| part.starts_with('-') || part.ends_with('-') || part.is_empty();
+    if name.len() > longest {
+        return Err(format!("must have at most {longest} characters"));
+    }
+    if !name.chars().all(allowed) || name.split('.').any(odd_edge) {
+        let dot = if dots { ", '-' and '.'" } else { " and '-'" };
+        return Err(format!(
+            "must consist of lower-case letters, digits{dot}, and begin and end with a letter or digit"
+        ));
+    }
+    Ok(())
+}

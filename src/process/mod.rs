@@ -1,0 +1,9 @@
+//! The processes of a tree: started, found, signalled, killed, reaped; and what surrounds them.
+
+pub mod namespace;
+pub mod pid1;
+pub mod procfs;
+pub mod signal;
+pub mod spawn;
+pub mod terminal;
+pub mod tree;
