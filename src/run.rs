@@ -115,7 +115,7 @@ fn settings(config: &Config, namespace: &str) -> Result<Settings, Refusal> {
     let timing = &config.timing;
     let mut env = vec![
         format!("LEADER_ELECTION_IDENTITY={}", config.identity),
-        format!("LEADER_ELECTION_LOCK={}", config.lock.kind.name()),
+        format!("LEADER_ELECTION_LOCK={}", config.lock.kind.name),
         format!("LEADER_ELECTION_NAMESPACE={namespace}"),
         format!("LEADER_ELECTION_NAME={}", config.lock.name),
     ];

@@ -1,7 +1,7 @@
 //! The API server that a lock is on, and what can be asked of it besides the lock: who we are there, what we may do,
 //! what time it is.
 
-use super::client::{Client, MAX_BODY, failure};
+use super::client::{Client, MAX_BODY, failure, is_status};
 use super::object::{get, with_body};
 use super::{Lock, MultiLock, ObjectLock, Options, valid_name};
 use crate::blocking;
@@ -40,7 +40,7 @@ impl Cluster {
     /// # Errors
     /// One line about what is missing or wrong in the configuration.
     pub async fn of(options: &Options) -> Result<Option<Cluster>> {
-        if options.kind.objects().is_empty() {
+        if options.kind.is_file() {
             return Ok(None);
         }
         // Credentials may come from a program that hangs: in a thread of its own it holds up nobody.
@@ -56,7 +56,7 @@ impl Cluster {
     /// The objects that the lock is in there, each as a lock of its own.
     pub fn objects(&self, options: &Options) -> Vec<ObjectLock> {
         let object = |kind| ObjectLock::new(kind, self.client.clone(), self.namespace.clone(), options.name.clone());
-        options.kind.objects().iter().copied().map(object).collect()
+        options.kind.objects.iter().copied().map(object).collect()
     }
 
     /// The lock.
@@ -117,10 +117,10 @@ impl Cluster {
     /// # Errors
     /// When it cannot be asked.
     pub async fn has_namespace(&self) -> Result<Option<bool>, Failure> {
-        let (status, _) = self.client.send(get(format!("/api/v1/namespaces/{}", self.namespace))).await?;
+        let (status, answer) = self.client.send(get(format!("/api/v1/namespaces/{}", self.namespace))).await?;
         Ok(match status {
             200..300 => Some(true),
-            404 => Some(false),
+            404 if is_status(&answer) => Some(false),
             _ => None,
         })
     }

@@ -1,6 +1,6 @@
 //! Where a record lives: get, create, update, watch.
 //!
-//! A new lock type is one file here and one line in [`TYPES`]. A lock knows nothing of elections, children
+//! A new lock type is one file here and one entry in [`TYPES`]. A lock knows nothing of elections, children
 //! or reports; only this folder knows Kubernetes.
 
 mod annotation;
@@ -29,63 +29,49 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use tracing::warn;
 
-/// The lock types, by the names they go by: ours first, client-go's plural after it.
-pub const TYPES: [(&str, Option<&str>, Type); 6] = [
-    ("lease", Some("leases"), Type::Lease),
-    ("configmap", Some("configmaps"), Type::ConfigMap),
-    ("endpoints", None, Type::Endpoints),
-    ("configmapsleases", None, Type::ConfigMapAndLease),
-    ("endpointsleases", None, Type::EndpointsAndLease),
-    ("file", None, Type::File),
-];
-
-/// What kind of object the lock is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Type {
-    /// A Lease of `coordination.k8s.io/v1`.
-    Lease,
-    /// An annotation of a ConfigMap.
-    ConfigMap,
-    /// An annotation of Endpoints.
-    Endpoints,
-    /// Both a ConfigMap and a Lease, for the way from the one to the other.
-    ConfigMapAndLease,
-    /// Both Endpoints and a Lease.
-    EndpointsAndLease,
-    /// A file on this machine.
-    File,
+/// A lock type: what a lock is kept in.
+#[derive(Debug)]
+pub struct Type {
+    /// As people call it: `lease`.
+    pub name: &'static str,
+    /// client-go's other name for it, where it has one.
+    plural: Option<&'static str>,
+    /// The kinds of objects that it is on an API server. Of two, the first is written first.
+    objects: &'static [&'static Kind],
+    /// How finely its records give times.
+    pub precision: Precision,
 }
 
+/// All lock types. A new one on an API server is one entry here.
+pub static TYPES: [Type; 6] = [
+    Type { name: "lease", plural: Some("leases"), objects: &[&LEASE], precision: Precision::Microseconds },
+    Type { name: "configmap", plural: Some("configmaps"), objects: &[&CONFIG_MAP], precision: Precision::Seconds },
+    Type { name: "endpoints", plural: None, objects: &[&ENDPOINTS], precision: Precision::Seconds },
+    Type {
+        name: "configmapsleases",
+        plural: None,
+        objects: &[&CONFIG_MAP, &LEASE_HALF],
+        precision: Precision::Seconds,
+    },
+    Type { name: "endpointsleases", plural: None, objects: &[&ENDPOINTS, &LEASE_HALF], precision: Precision::Seconds },
+    Type { name: "file", plural: None, objects: &[], precision: Precision::Microseconds },
+];
+
 impl Type {
-    /// How finely its records give times.
-    pub fn precision(self) -> Precision {
-        match self {
-            Type::Lease | Type::File => Precision::Microseconds,
-            _ => Precision::Seconds,
-        }
+    /// The one that goes by this name.
+    pub fn named(name: &str) -> Option<&'static Type> {
+        TYPES.iter().find(|kind| kind.name == name || kind.plural == Some(name))
+    }
+
+    /// Whether it is a file on this machine.
+    pub fn is_file(&self) -> bool {
+        self.objects.is_empty()
     }
 
     /// Whether a watch shows every version, one by one: that of a single object on an API server does. The watch of
     /// two objects reads both again, and that of a file may come late.
-    pub fn has_complete_watch(self) -> bool {
-        self.objects().len() == 1
-    }
-
-    /// As people call it: `lease`.
-    pub fn name(self) -> &'static str {
-        TYPES.iter().find(|(.., kind)| *kind == self).map_or("", |(name, ..)| name)
-    }
-
-    /// The kinds of objects that it is on an API server.
-    fn objects(self) -> &'static [&'static Kind] {
-        match self {
-            Type::Lease => &[&LEASE],
-            Type::ConfigMap => &[&CONFIG_MAP],
-            Type::Endpoints => &[&ENDPOINTS],
-            Type::ConfigMapAndLease => &[&CONFIG_MAP, &LEASE_HALF],
-            Type::EndpointsAndLease => &[&ENDPOINTS, &LEASE_HALF],
-            Type::File => &[],
-        }
+    pub fn has_complete_watch(&self) -> bool {
+        self.objects.len() == 1
     }
 }
 
@@ -164,7 +150,7 @@ pub trait Lock: Display {
 #[derive(Clone, Debug)]
 pub struct Options {
     /// What kind of lock.
-    pub kind: Type,
+    pub kind: &'static Type,
     /// Its namespace, where it is given.
     pub namespace: Option<String>,
     /// Its name.

@@ -109,9 +109,9 @@ pub struct Place {
         env = "LEADER_RUN_LOCK",
         default_value = "lease"
     )]
-    #[arg(value_parser = one_of(TYPES.map(|(name, ..)| name), lock_type), hide_possible_values = true)]
+    #[arg(value_parser = one_of(TYPES.each_ref().map(|kind| kind.name), lock_type), hide_possible_values = true)]
     #[arg(help_heading = "Lock", hide_env = true)]
-    pub lock: Type,
+    pub lock: &'static Type,
 
     /// Namespace of the lock [default: the kubeconfig context's, else the service account's; file: default]
     #[arg(
@@ -437,10 +437,9 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
     }
 }
 
-fn lock_type(text: &str) -> Result<Type, String> {
-    let known = TYPES.iter().find(|(name, plural, _)| *name == text || *plural == Some(text));
-    known.map(|(.., lock)| *lock).ok_or_else(|| {
-        let names: Vec<_> = TYPES.iter().map(|(name, ..)| *name).collect();
+fn lock_type(text: &str) -> Result<&'static Type, String> {
+    Type::named(text).ok_or_else(|| {
+        let names: Vec<_> = TYPES.iter().map(|kind| kind.name).collect();
         format!("unknown lock type; use one of {}", names.join(", "))
     })
 }

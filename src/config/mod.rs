@@ -279,7 +279,7 @@ impl Config {
             retry_period: timing.retry_period,
             request_timeout: timing.request_timeout,
             wait: timing.wait,
-            precision: self.lock.kind.precision(),
+            precision: self.lock.kind.precision,
             resume: self.resume,
             complete_watch: self.lock.kind.has_complete_watch(),
             seed: random()?,
@@ -395,9 +395,9 @@ fn own_identity() -> Result<String, Refusal> {
 }
 
 /// `KEY=VALUE` on the pod that we are in, as far as we know. Its URL is made of these names.
-fn pod_label(text: &str, lock: backend::Type) -> Result<PodLabel, Refusal> {
+fn pod_label(text: &str, lock: &backend::Type) -> Result<PodLabel, Refusal> {
     let refuse = |why: String| Err(Refusal::new(format!("--pod-label {text:?}: {why}")));
-    if lock == backend::Type::File {
+    if lock.is_file() {
         return refuse("--lock file has no pods".into());
     }
     let edge = |c: char| c.is_ascii_alphanumeric();
@@ -471,8 +471,8 @@ mod tests {
             ["lock=endpoints", "name=job", "namespace=ops"].map(|option| format!("--leader-elect-resource-{option}"));
         let place = Cli::try_parse_from(["leader-run".to_owned()].into_iter().chain(place)).unwrap().options.place;
         assert_eq!(
-            (place.lock, place.name, place.namespace),
-            (backend::Type::Endpoints, Some("job".into()), Some("ops".into()))
+            (place.lock.name, place.name, place.namespace),
+            ("endpoints", Some("job".into()), Some("ops".into()))
         );
     }
 
@@ -514,7 +514,8 @@ mod tests {
         for odd in ["My_Job", "a..b", "-a", "a-", ".a", &"x".repeat(254)] {
             assert!(name_of(OsStr::new(odd)).unwrap_err().message.contains("--name"), "{odd}");
         }
-        let label = |text| pod_label(text, backend::Type::Lease).map(|label| (label.key, label.value));
+        let label =
+            |text| pod_label(text, backend::Type::named("lease").unwrap()).map(|label| (label.key, label.value));
         for (text, key, value) in [("a=b", "a", "b"), ("x.io/role=", "x.io/role", ""), ("A_b.c=1-2", "A_b.c", "1-2")] {
             assert_eq!(label(text).unwrap(), (key.to_owned(), value.to_owned()), "{text}");
         }
@@ -523,7 +524,7 @@ mod tests {
         {
             assert!(label(odd).unwrap_err().message.contains("--pod-label"), "{odd}");
         }
-        assert!(pod_label("a=b", backend::Type::File).unwrap_err().message.contains("no pods"));
+        assert!(pod_label("a=b", backend::Type::named("file").unwrap()).unwrap_err().message.contains("no pods"));
         assert!(valid_name("ops", 63, false).is_ok());
         for odd in ["", "Ops", "a.b", &"x".repeat(64)] {
             assert!(valid_name(odd, 63, false).is_err(), "{odd}");

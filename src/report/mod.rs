@@ -75,7 +75,7 @@ impl<'a> Reports<'a> {
             let state = State {
                 role: Role::Standby,
                 identity: config.identity.clone(),
-                lock: config.lock.kind.name().into(),
+                lock: config.lock.kind.name.into(),
                 namespace: namespace.into(),
                 name: config.lock.name.clone(),
                 holder: None,

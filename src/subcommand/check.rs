@@ -237,7 +237,7 @@ fn is_usable(folder: &Path) -> bool {
 /// only, so that they take nothing from anybody when they are applied.
 fn role(place: &backend::Options, namespace: &str, user: Option<&str>, needs: &[Need]) -> String {
     let text = |text: &str| serde_json::Value::from(text).to_string();
-    let role = format!("{}-leader-{}", place.name, place.kind.name());
+    let role = format!("{}-leader-{}", place.name, place.kind.name);
     let account = user.and_then(|user| user.strip_prefix("system:serviceaccount:")?.split_once(':'));
     let (user, subject) = match (account, user) {
         (Some((home, name)), _) => {

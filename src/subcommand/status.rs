@@ -40,7 +40,7 @@ pub fn answer(status: Status) -> Result<i32, Refusal> {
             output: status.output,
             watch: status.watch,
             head: Map::from_iter([
-                ("lock".to_owned(), place.kind.name().into()),
+                ("lock".to_owned(), place.kind.name.into()),
                 ("namespace".to_owned(), namespace.into()),
                 ("name".to_owned(), place.name.as_str().into()),
             ]),

@@ -83,7 +83,7 @@ impl Crowd {
         let finish: Vec<_> = (0..count).map(|_| Arc::new(Notify::new())).collect();
         let end = Arc::new(Notify::new());
         let options = Options {
-            kind: Type::Lease,
+            kind: Type::named("lease").expect("a lock type"),
             namespace: None,
             name: "crowd".into(),
             folder: None,
