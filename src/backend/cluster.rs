@@ -1,7 +1,8 @@
 //! The API server that a lock is on, and what can be asked of it besides the lock: who we are there, what we may do,
 //! what time it is.
 
-use super::client::{Client, MAX_BODY, failure, is_status};
+use super::client::{Client, MAX_BODY};
+use super::error::{failure, is_status};
 use super::object::{get, with_body};
 use super::{Lock, MultiLock, ObjectLock, Options, valid_name};
 use crate::blocking;

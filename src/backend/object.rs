@@ -2,7 +2,8 @@
 //!
 //! The object is kept as the JSON that was read: a typed one would drop the fields that it does not know.
 
-use super::client::{Client, MAX_BODY, excerpt, failure, is_status};
+use super::client::{Client, MAX_BODY};
+use super::error::{excerpt, failure, is_status};
 use super::{Access, Announcement, Answer, Changes, Labeller, Lock, PodLabel};
 use crate::clock::Now;
 use crate::lock::record::{Precision, Record};

@@ -4,6 +4,8 @@
 // Its doc comments are the help text, where `<uid>` is no HTML and `[IP]` no link.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags)]
 
+mod error;
+mod parse;
 mod subcommands;
 
 pub use subcommands::{Assert, Check, Output, Question, Status};
@@ -12,13 +14,15 @@ use crate::backend::{TYPES, Type};
 use crate::exit::Refusal;
 use crate::log::Format;
 use crate::process::signal;
-use clap::builder::{PossibleValue, TypedValueParser};
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, ValueHint};
-use nix::libc::{SIGINT, SIGTERM};
-use std::ffi::{OsStr, OsString};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, ValueHint};
+use error::{one_line, source};
+use parse::{
+    duration, http_address, lock_type, log_format, on_lost, one_of, signal_number, step_down_signal, step_down_signals,
+};
+use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -372,133 +376,6 @@ Examples:
   leader-run --lock file --name demo -- sh -c 'echo \"token $LEADER_ELECTION_FENCING_TOKEN\"'
   leader-run --ns ops --name migrate --wait 5m -- ./migrate --all
 ";
-
-/// The first line of clap's error, in our words where they are plainer.
-fn one_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    let stray = || line.split('\'').nth(1).filter(|arg| !arg.starts_with('-')).map(str::to_owned);
-    let context = |kind| error.get(kind).map(ToString::to_string);
-    match error.kind() {
-        // A word where a question might stand, or after options, where none may.
-        ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand | ErrorKind::ArgumentConflict
-            if let Some(word) = context(ContextKind::InvalidSubcommand).or_else(stray) =>
-        {
-            match Cli::command().find_subcommand(&word) {
-                Some(_) => format!("{word:?} comes before its options, as in: leader-run {word} --ns ops"),
-                None => format!("unexpected {word:?}: COMMAND comes after --, as in: leader-run --ns ops -- {word}"),
-            }
-        }
-        ErrorKind::UnknownArgument => {
-            let tip = text.lines().find_map(|l| l.trim().strip_prefix("tip: a similar argument exists: "));
-            match tip {
-                Some(tip) => format!("{line}; did you mean {}?", tip.trim_matches('\'')),
-                None => format!("{line}; see leader-run --help"),
-            }
-        }
-        ErrorKind::ValueValidation => line,
-        ErrorKind::InvalidValue | ErrorKind::TooManyValues if line.contains("--") && !line.contains('<') => {
-            format!("{line}; use true or false")
-        }
-        _ => format!("{line}; see leader-run --help"),
-    }
-}
-
-/// Names the environment variable, where the value that is wrong comes from one.
-fn source(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let option = text.split('\'').find_map(|part| part.strip_prefix("--")).unwrap_or_default();
-    let option = option.split([' ', '=']).next().unwrap_or_default();
-    let twin = format!("LEADER_RUN_{}", option.to_uppercase().replace('-', "_"));
-    let given = std::env::args_os().any(|arg| arg.to_string_lossy().starts_with(&format!("--{option}")));
-    if given || std::env::var_os(&twin).is_none() { String::new() } else { format!(" (from {twin})") }
-}
-
-/// A parser whose usual words shells can complete.
-#[derive(Clone)]
-struct OneOf<T> {
-    words: Vec<&'static str>,
-    parse: fn(&str) -> Result<T, String>,
-}
-
-fn one_of<T>(words: impl IntoIterator<Item = &'static str>, parse: fn(&str) -> Result<T, String>) -> OneOf<T> {
-    OneOf { words: words.into_iter().collect(), parse }
-}
-
-impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
-    type Value = T;
-
-    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<T, clap::Error> {
-        self.parse.parse_ref(command, arg, value)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(self.words.iter().map(PossibleValue::new)))
-    }
-}
-
-fn lock_type(text: &str) -> Result<&'static Type, String> {
-    Type::named(text).ok_or_else(|| {
-        let names: Vec<_> = TYPES.iter().map(|kind| kind.name).collect();
-        format!("unknown lock type; use one of {}", names.join(", "))
-    })
-}
-
-fn log_format(text: &str) -> Result<Format, String> {
-    match text {
-        "text" => Ok(Format::Text),
-        "json" => Ok(Format::Json),
-        _ => Err("use text or json".into()),
-    }
-}
-
-fn http_address(text: &str) -> Result<SocketAddr, String> {
-    let port = |text: &str| text.parse::<u16>().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
-    let loopback = port(text).map(|port| (Ipv4Addr::LOCALHOST, port).into());
-    let all = || text.strip_prefix(':').and_then(port).map(|port| (Ipv6Addr::UNSPECIFIED, port).into());
-    loopback.or_else(all).or_else(|| text.parse().ok()).ok_or_else(|| {
-        "use a port (8080: on the loopback; :8080: on all addresses) or an address with one, such as 127.0.0.1:8080 or \
-         [::1]:8080"
-            .into()
-    })
-}
-
-fn on_lost(text: &str) -> Result<OnLost, String> {
-    match text {
-        "exit" => Ok(OnLost::Exit),
-        "rejoin" => Ok(OnLost::Rejoin),
-        _ => Err("use exit or rejoin".into()),
-    }
-}
-
-fn step_down_signal(text: &str) -> Result<i32, String> {
-    let signal = signal_number(text)?;
-    match signal::is_forwarded(signal) {
-        _ if [SIGTERM, SIGINT].contains(&signal) => Err("TERM and INT end leader-run; use another one".into()),
-        true => Ok(signal),
-        false => Err("leader-run cannot be sent this one; use another, such as USR1".into()),
-    }
-}
-
-fn step_down_signals() -> impl Iterator<Item = &'static str> {
-    signal::names().filter(|name| step_down_signal(name).is_ok())
-}
-
-fn signal_number(text: &str) -> Result<i32, String> {
-    signal::parse(text).ok_or_else(|| "no such signal; use a name or number, such as TERM or 15".into())
-}
-
-/// A duration with units, as humantime and GEP-2257 write them.
-fn duration(text: &str) -> Result<Duration, String> {
-    let trimmed = text.trim();
-    if trimmed.starts_with('-') {
-        return Err("a duration can't be negative".into());
-    }
-    if !trimmed.is_empty() && trimmed.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(format!("a duration needs a unit; did you mean {trimmed}s?"));
-    }
-    humantime::parse_duration(trimmed).map_err(|_| "not a duration such as 500ms, 15s or 1m30s".into())
-}
 
 #[cfg(test)]
 mod tests {

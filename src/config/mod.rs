@@ -1,163 +1,27 @@
 //! What the flags mean once checked: timings that satisfy the inequality, a valid lock name.
 
-use crate::backend::client::Source;
+mod names;
+mod timing;
+
+pub use timing::Timing;
+
+use crate::backend::kubeconfig::Source;
 use crate::backend::{self, PodLabel, valid_name};
 use crate::cli::{OnLost, Options};
 use crate::election::elector;
 use crate::exit::{self, Refusal};
 use crate::lock::record::Record;
 use crate::log::Format;
-use crate::process::spawn::{self, Missing};
+use crate::process::command::{self, Missing};
 use crate::state_file::StateFile;
-use crate::text::duration;
+use names::{name_of, own_identity, pod_label, random};
 use std::ffi::{OsStr, OsString};
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Bytes. The API server sets no limit, but everybody who shows an identity does.
 const LONGEST_IDENTITY: usize = 253;
-const SECOND: Duration = Duration::from_secs(1);
-
-/// The timings of an election. K, when the tree of a leader that cannot renew is dead at the latest, follows
-/// from them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// L.
-    pub lease_duration: Duration,
-    /// R.
-    pub renew_deadline: Duration,
-    /// P.
-    pub retry_period: Duration,
-    /// How long after a loss the tree is killed; R and this together are never more than K.
-    pub loss_grace: Duration,
-    /// How long after a requested stop the tree is killed.
-    pub stop_grace: Duration,
-    /// How long one request may take.
-    pub request_timeout: Duration,
-    /// Give up when not leading after this.
-    pub wait: Option<Duration>,
-}
-
-impl Timing {
-    /// Checks the timings, and fills in those that are not given.
-    ///
-    /// # Errors
-    /// One line that says which rule is broken, and what would satisfy it.
-    pub fn new(options: &Options) -> Result<Timing, Refusal> {
-        let (time, child) = (&options.time, &options.child);
-        let lease = time.lease_duration;
-        let refuse = |text: String| Err(Refusal::new(text));
-        if lease.subsec_nanos() != 0 || lease < SECOND * 3 || lease > SECOND * 3600 {
-            return refuse(format!("--lease-duration {} must be whole seconds from 3s to 1h", duration(lease)));
-        }
-        let retry = time.retry_period.unwrap_or((lease * 2 / 15).clamp(SECOND, SECOND * 2));
-        let kill = kill_after(lease);
-        // client-go's rule: R is more than this.
-        let least = retry.mul_f64(1.2);
-        // With the shortest lease two thirds of it are all there is until K: then half-way to it.
-        let middle = (least + kill) / 2;
-        let two_thirds = lease * 2 / 3;
-        let renew = time.renew_deadline.unwrap_or(if two_thirds < kill { two_thirds } else { middle });
-        if retry < SECOND {
-            return refuse(format!(
-                "--retry-period {} must be at least 1s: other clients see renewals by the second",
-                duration(retry)
-            ));
-        }
-        if least >= kill {
-            return refuse(format!(
-                "--retry-period {} is too long for a lease duration of {}: 1.2 of it must be less than {}; lower it, or \
-                 raise --lease-duration",
-                duration(retry),
-                duration(lease),
-                duration(kill)
-            ));
-        }
-        if renew >= kill {
-            return refuse(format!(
-                "--renew-deadline {} must be less than {} with a lease duration of {}, so that the child is dead before \
-                 the lock expires; give one such as {}, or raise --lease-duration",
-                duration(renew),
-                duration(kill),
-                duration(lease),
-                duration(middle)
-            ));
-        }
-        if renew <= least {
-            return refuse(format!(
-                "--renew-deadline {} must be more than 1.2 retry periods ({}); raise it, or lower --retry-period",
-                duration(renew),
-                duration(least)
-            ));
-        }
-        let longest = kill - renew;
-        let loss_grace = child.loss_grace.unwrap_or(longest);
-        if loss_grace > longest {
-            return refuse(format!(
-                "--loss-grace {} must be at most {} with these timings, so that the child is dead before the lock \
-                 expires; raise --lease-duration or lower --renew-deadline",
-                duration(loss_grace),
-                duration(longest)
-            ));
-        }
-        let request = (renew / 2).clamp(SECOND, SECOND * 10);
-        let request_timeout = options.kubernetes.request_timeout.unwrap_or(request).min(request);
-        if request_timeout.is_zero() {
-            return refuse("--request-timeout must be more than 0s".into());
-        }
-        let year = SECOND * 3600 * 24 * 365;
-        for (name, value) in [("--wait", time.wait), ("--stop-grace", Some(child.stop_grace))] {
-            if value.is_some_and(|value| value > year) {
-                return refuse(format!("{name} must be at most a year"));
-            }
-        }
-        Ok(Timing {
-            lease_duration: lease,
-            renew_deadline: renew,
-            retry_period: retry,
-            loss_grace,
-            stop_grace: child.stop_grace,
-            request_timeout,
-            wait: time.wait,
-        })
-    }
-
-    /// What the values mean, for `--help`.
-    pub fn meaning(&self) -> String {
-        let (lease, renew, retry) = (self.lease_duration, self.renew_deadline, self.retry_period);
-        let kill = renew + self.loss_grace;
-        let ratio = lease.as_secs_f64() / kill.as_secs_f64();
-        let mut text = format!("With these values (lease {}, renew deadline {}, ", duration(lease), duration(renew));
-        let _ = write!(
-            text,
-            "retry period {}, loss grace {}):
-  Takeover       at once when the leader gives the lock back; at most {} after a crash
-                 ({} lease duration after the last renewal, and two requests of up to {})
-  Cut off        the child gets its stop signal {} after the last successful renewal was sent,
-                 and is killed after {}, before anybody else may start
-  Stopped        asked to stop, the child has {} before it is killed; the lock is kept meanwhile
-  Clock rates    one machine's clock may run up to {ratio:.2} times as fast as another's
-                 (their values do not matter)
-",
-            duration(retry),
-            duration(self.loss_grace),
-            duration(lease + self.request_timeout * 2),
-            duration(lease),
-            duration(self.request_timeout),
-            duration(renew),
-            duration(kill),
-            duration(self.stop_grace),
-        );
-        text
-    }
-}
-
-/// K: when the tree of a leader that cannot renew is dead at the latest.
-fn kill_after(lease: Duration) -> Duration {
-    lease - SECOND.max(lease / 10)
-}
 
 /// All that a run needs to know.
 #[derive(Debug)]
@@ -325,7 +189,7 @@ pub fn lock_options(options: &Options) -> Result<backend::Options, Refusal> {
 /// # Errors
 /// One line, and the code that says whether it is not there or cannot be executed.
 pub fn program(command: &OsStr) -> Result<PathBuf, Refusal> {
-    spawn::look_up(command).map_err(|missing| {
+    command::look_up(command).map_err(|missing| {
         let shown = Path::new(command).display();
         match missing {
             Missing::NotFound => Refusal { code: exit::NOT_FOUND, message: format!("{shown}: command not found") },
@@ -353,7 +217,7 @@ impl Callback {
         let Some(command) = words.first() else {
             return Err(Refusal::new(format!("{option} is empty: give it a command")));
         };
-        let program = spawn::look_up(command.as_ref()).map_err(|missing| {
+        let program = command::look_up(command.as_ref()).map_err(|missing| {
             let how = match missing {
                 Missing::NotFound => "command not found (it is no shell command; for one, give sh -c '...')",
                 Missing::NotExecutable => "cannot be executed",
@@ -364,78 +228,9 @@ impl Callback {
     }
 }
 
-/// Commands that say nothing about the work: many locks would share one name by accident.
-const INTERPRETERS: [&str; 42] = [
-    "sh", "ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "pwsh", "rbash", "tcsh", "zsh", "bun", "deno",
-    "dotnet", "env", "gosu", "java", "julia", "lua", "make", "nice", "node", "nodejs", "nohup", "npm", "npx", "perl",
-    "php", "pypy", "python", "rscript", "ruby", "setpriv", "setsid", "stdbuf", "su-exec", "sudo", "tclsh", "time",
-    "timeout", "uv",
-];
-
-fn name_of(command: &OsStr) -> Result<String, Refusal> {
-    let base = Path::new(command).file_name().unwrap_or(command).to_string_lossy().into_owned();
-    let plain = base.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-').to_ascii_lowercase();
-    if INTERPRETERS.contains(&plain.as_str()) {
-        return Err(Refusal::new(format!(
-            "{base:?} says nothing about the work it does: give the lock a name with --name"
-        )));
-    }
-    valid_name(&base, 253, true)
-        .map_err(|why| Refusal::new(format!("{base:?} cannot name the lock, for it {why}; give --name")))?;
-    Ok(base)
-}
-
-/// `<POD_NAME or host name>_<random>`: unique for every process, so that a restarted one is not mistaken
-/// for its predecessor.
-fn own_identity() -> Result<String, Refusal> {
-    let short = |name: String| name.chars().take(200).collect::<String>();
-    let pod = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty() && !name.chars().any(char::is_control));
-    let host = || nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
-    Ok(format!("{}_{:016x}", short(pod.unwrap_or_else(host)), random()?))
-}
-
-/// `KEY=VALUE` on the pod that we are in, as far as we know. Its URL is made of these names.
-fn pod_label(text: &str, lock: &backend::Type) -> Result<PodLabel, Refusal> {
-    let refuse = |why: String| Err(Refusal::new(format!("--pod-label {text:?}: {why}")));
-    if lock.is_file() {
-        return refuse("--lock file has no pods".into());
-    }
-    let edge = |c: char| c.is_ascii_alphanumeric();
-    let inner = |c: char| edge(c) || "-_.".contains(c);
-    let part =
-        |part: &str| part.len() <= 63 && part.starts_with(edge) && part.ends_with(edge) && part.chars().all(inner);
-    let key = |key: &str| match key.split_once('/') {
-        Some((prefix, name)) => valid_name(prefix, 253, true).is_ok() && part(name),
-        None => part(key),
-    };
-    let valid = text.split_once('=').filter(|(name, value)| key(name) && (value.is_empty() || part(value)));
-    let Some((key, value)) = valid else {
-        return refuse("must be KEY=VALUE as Kubernetes wants it, such as example.com/role=leader".into());
-    };
-    let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let host = || nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
-    let (pod, namespace) = (given("POD_NAME").unwrap_or_else(host), given("POD_NAMESPACE"));
-    if let Err(why) = valid_name(&pod, 253, true) {
-        return refuse(format!("{pod:?} is no pod's name, for it {why}; set POD_NAME"));
-    }
-    if let Some(Err(why)) = namespace.as_ref().map(|namespace| valid_name(namespace, 63, false)) {
-        return refuse(format!("POD_NAMESPACE {why}"));
-    }
-    Ok(PodLabel { pod, namespace, key: key.into(), value: value.into() })
-}
-
-/// 64 bits from the system.
-///
-/// # Errors
-/// When it has none to give.
-fn random() -> Result<u64, Refusal> {
-    let mut bytes = [0; 8];
-    getrandom::getrandom(&mut bytes).map_err(|e| Refusal::new(format!("no random numbers: {e}")))?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::timing::SECOND;
     use super::*;
     use crate::cli::Cli;
     use clap::Parser;

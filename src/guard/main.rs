@@ -309,7 +309,8 @@ fn arm(timer: &TimerFd, wake: Option<Duration>) -> nix::Result<()> {
 mod tests {
     use super::*;
     use crate::guard::core::Deadlines;
-    use crate::process::spawn::{Again, look_up};
+    use crate::process::command::look_up;
+    use crate::process::spawn::Again;
     use crate::process::tree::in_own_process;
     use crate::sys::allocations;
     use nix::libc::SIGTERM;

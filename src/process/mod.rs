@@ -1,5 +1,6 @@
 //! The processes of a tree: started, found, signalled, killed, reaped; and what surrounds them.
 
+pub mod command;
 pub mod namespace;
 pub mod pid1;
 pub mod procfs;

@@ -1,72 +1,28 @@
-//! Finding and starting the command.
+//! Starting the command.
 
 use crate::clock::Instant;
 use crate::exit;
 use crate::guard::core::{NotExecuted, is_too_late};
 use crate::mutant::Mutant;
+use crate::process::command::is_left_out;
 use crate::process::namespace::{self, Namespace};
 use crate::process::terminal;
-use crate::state_file::{self, StateFile};
+use crate::state_file::StateFile;
 use crate::sys::{self, Scheduling};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc::{self, SIGKILL};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::unistd::{AccessFlags, Pid, access, execve, getpid, getppid, pipe2, read, setpgid, write};
+use nix::unistd::{Pid, execve, getpid, getppid, pipe2, read, setpgid, write};
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-
-/// Whether what leader-run starts must not inherit this variable: one of its own options, or where to find the state
-/// file of a leader-run above it, which has another lock.
-pub fn is_left_out(variable: &OsStr) -> bool {
-    variable.as_bytes().starts_with(b"LEADER_RUN_") || variable == state_file::VARIABLE
-}
-
-/// Why a command cannot be run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// It is there, but is no program that this user may execute.
-    NotExecutable,
-    /// There is no such file.
-    NotFound,
-}
-
-/// Finds the command as a shell would: by its path where it has a slash, else in `PATH`.
-///
-/// # Errors
-/// Says what is wrong with it, so that it is known before contending.
-pub fn look_up(command: &OsStr) -> Result<PathBuf, Missing> {
-    if command.as_bytes().contains(&b'/') {
-        return executable(Path::new(command));
-    }
-    let mut missing = Missing::NotFound;
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-    for folder in std::env::split_paths(&path) {
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
-        match executable(&folder.join(command)) {
-            Ok(found) => return Ok(found),
-            Err(Missing::NotExecutable) => missing = Missing::NotExecutable,
-            Err(Missing::NotFound) => {}
-        }
-    }
-    Err(missing)
-}
-
-fn executable(path: &Path) -> Result<PathBuf, Missing> {
-    match path.metadata() {
-        Ok(file) if file.is_file() && access(path, AccessFlags::X_OK).is_ok() => Ok(path.to_owned()),
-        Ok(_) => Err(Missing::NotExecutable),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Missing::NotExecutable),
-        Err(_) => Err(Missing::NotFound),
-    }
-}
 
 /// What it takes to start the child, all of it known before contending.
 #[derive(Debug)]
@@ -256,18 +212,4 @@ fn environment(additions: &[String]) -> Result<Vec<CString>, i32> {
 
 fn c_string(text: &OsStr) -> Result<CString, i32> {
     CString::new(text.as_bytes()).map_err(|_| libc::EINVAL)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_is_found_as_a_shell_finds_it() {
-        assert!(look_up(OsStr::new("sh")).unwrap().ends_with("sh"));
-        assert_eq!(look_up(OsStr::new("no-such-command-anywhere")), Err(Missing::NotFound));
-        assert_eq!(look_up(OsStr::new("/etc/no-such-file")), Err(Missing::NotFound));
-        assert_eq!(look_up(OsStr::new("/etc/passwd")), Err(Missing::NotExecutable));
-        assert_eq!(look_up(OsStr::new("/tmp")), Err(Missing::NotExecutable));
-    }
 }

@@ -3,7 +3,7 @@
 
 use crate::blocking;
 use crate::config::Callback;
-use crate::process::spawn::is_left_out;
+use crate::process::command::is_left_out;
 use crate::sys;
 use nix::libc::SIGKILL;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -2,6 +2,7 @@
 
 mod assert;
 mod check;
+mod role;
 mod status;
 
 use crate::blocking;

@@ -16,6 +16,7 @@ mod standing_by;
 mod watching;
 
 use super::*;
+use crate::lock::record::Precision;
 use crate::lock::request::tests::version;
 
 const SECOND: Duration = Duration::from_secs(1);
