@@ -203,3 +203,11 @@ fn a_guard_without_a_term_sleeps_until_leader_run_is_gone() {
     step(&mut guard, at(200), Input::Closed);
     assert_eq!(guard.wake(at(200)), Some(Duration::from_millis(9_800)), "until the lock may be lost");
 }
+
+#[test]
+fn a_child_that_is_killed_before_exec_because_leader_run_is_gone_was_late() {
+    let mut guard = forked();
+    assert_eq!(step(&mut guard, at(1), Input::Closed), [Output::Send(FromGuard::Killing(1))]);
+    let out = step(&mut guard, at(2), Input::Ended { status: 9, others: false });
+    assert_eq!(out, [Output::Send(FromGuard::Late(1))], "the kill says nothing about the command");
+}
