@@ -1,7 +1,7 @@
 //! The crash release: gives back the lock of a leader-run that has died, for its guard, when no process of the tree
 //! is left.
 
-use crate::backend;
+use crate::backend::{self, Opened};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::election::elector::{Action, Elector, Event, Outcome};
@@ -31,7 +31,8 @@ pub async fn run(config: &Config, record: Record, within: Duration) -> Result<i3
 async fn give_back(config: &Config, record: Record, within: Duration) -> Result<i32, Refusal> {
     let begun = Now::read();
     let opened = timeout(within, backend::open(&config.lock)).await;
-    let (lock, _) = opened.map_err(|_| Refusal::new("the credentials for the cluster did not come in time"))??;
+    let Opened { lock, .. } =
+        opened.map_err(|_| Refusal::new("the credentials for the cluster did not come in time"))??;
     let now = Now::read();
     let left = within.saturating_sub(now.at.leader_since(begun.at));
     let mut elector = Elector::releasing(config.election()?, now, record, left);

@@ -1,6 +1,6 @@
 //! The one loop that joins a contender to the world: answers, changes, signals and ticks in, actions out.
 
-use crate::backend::{self, Answer, Changes, Lock};
+use crate::backend::{self, Answer, Changes, Lock, Opened};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::election::contender::{Action, Contender, Event, Settings};
@@ -45,7 +45,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
             Ok(exit::NOT_LEADING)
         }
     };
-    let (lock, namespace) = match code {
+    let Opened { lock, namespace, events } = match code {
         Err(opened) => opened,
         Ok(code) => {
             guard.dismiss();
@@ -56,7 +56,7 @@ pub async fn run(config: &Config, guard: Guard, signals: &Blocked) -> Result<i32
     let settings = settings(config, &namespace)?;
     let mut run = Run {
         lock: &*lock,
-        reports: Reports::new(config, &*lock, &namespace, &settings.env, mask, feed)?,
+        reports: Reports::new(config, &*lock, events, &namespace, &settings.env, mask, feed)?,
         guard,
         signals,
         alarm: Alarm::new()?,

@@ -4,7 +4,7 @@
 use super::client::{Client, MAX_BODY};
 use super::error::{failure, is_status};
 use super::object::{get, with_body};
-use super::{Lock, MultiLock, ObjectLock, Options, valid_name};
+use super::{Events, Lock, MultiLock, ObjectLock, Options, valid_name};
 use crate::blocking;
 use crate::clock::Wall;
 use crate::lock::request::{Failure, Verb};
@@ -60,14 +60,17 @@ impl Cluster {
         options.kind.objects.iter().copied().map(object).collect()
     }
 
-    /// The lock.
-    pub fn lock(&self, options: &Options) -> Box<dyn Lock> {
-        let mut objects = self.objects(options).into_iter().map(|object| Box::new(object) as Box<dyn Lock>);
-        match (objects.next(), objects.next()) {
+    /// The lock, and where its leaders are told of.
+    pub fn open(&self, options: &Options) -> (Box<dyn Lock>, Events) {
+        let objects = self.objects(options);
+        let events = Events::new(self.client.clone(), objects.iter().map(ObjectLock::involved).collect());
+        let mut objects = objects.into_iter().map(|object| Box::new(object) as Box<dyn Lock>);
+        let lock = match (objects.next(), objects.next()) {
             (Some(first), Some(lease)) => Box::new(MultiLock::new(first, lease)),
             (Some(only), _) => only,
             (None, _) => unreachable!("only a lock in a file has no objects, and no cluster"),
-        }
+        };
+        (lock, events)
     }
 
     /// Who the API server takes us for; `None` where it does not tell (before Kubernetes 1.28, or where we may not ask).

@@ -7,6 +7,7 @@ mod annotation;
 pub mod client;
 mod cluster;
 pub mod error;
+mod events;
 mod file;
 pub mod kubeconfig;
 mod lease;
@@ -14,6 +15,7 @@ mod multi;
 mod object;
 
 pub use cluster::{Access, Cluster};
+pub use events::{Events, Labeller};
 pub use file::FileLock;
 pub use multi::MultiLock;
 pub use object::ObjectLock;
@@ -83,12 +85,6 @@ pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Reply, Failure>> + 'a>>
 /// What a watch reports. It ends after [`Change::Ended`].
 pub type Changes<'a> = Pin<Box<dyn Stream<Item = Change> + 'a>>;
 
-/// An event on its way to the API server.
-pub type Announcement = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
-
-/// A label on a pod: it is put on, or taken away.
-pub type Labeller = Box<dyn Fn(bool) -> Announcement + Send + Sync>;
-
 /// Which label, on which pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodLabel {
@@ -117,12 +113,6 @@ pub trait Lock: Display {
     /// Reports every change after this version; without one, begins with what is there.
     fn watch(&self, from: Option<Version>) -> Changes<'_>;
 
-    /// Leaves an event with this message at the lock, for people to read, where it is of a kind that has events:
-    /// one at each object.
-    fn announce(&self, _message: &str) -> Vec<Announcement> {
-        Vec::new()
-    }
-
     /// What the object of this version says.
     fn record(&self, version: &Version) -> Record {
         Record::from_lease_spec(version.object.get("spec"))
@@ -131,11 +121,6 @@ pub trait Lock: Display {
     /// Of a lock in two objects: which they are, and what each of them said at this version.
     fn halves(&self, _version: &Version) -> Vec<(String, Option<Record>)> {
         Vec::new()
-    }
-
-    /// What labels a pod, where there are pods.
-    fn labeller(&self, _label: &PodLabel) -> Option<Labeller> {
-        None
     }
 
     /// Carries out a request of the elector.
@@ -163,20 +148,31 @@ pub struct Options {
     pub source: Source,
 }
 
-/// Opens the lock, and says in which namespace it is. No request is sent yet.
+/// A lock that was opened.
+pub struct Opened {
+    /// The lock.
+    pub lock: Box<dyn Lock>,
+    /// The namespace that it is in.
+    pub namespace: String,
+    /// Where its leaders are told of, if it is on an API server.
+    pub events: Option<Events>,
+}
+
+/// Opens the lock. No request is sent yet.
 ///
 /// # Errors
 /// One line about what is missing or wrong: the cluster's configuration, the namespace, the lock folder.
-pub async fn open(options: &Options) -> Result<(Box<dyn Lock>, String)> {
+pub async fn open(options: &Options) -> Result<Opened> {
     if let Some(cluster) = Cluster::of(options).await? {
-        return Ok((cluster.lock(options), cluster.namespace));
+        let (lock, events) = cluster.open(options);
+        return Ok(Opened { lock, namespace: cluster.namespace, events: Some(events) });
     }
     let namespace = file_namespace(options);
     let lock = FileLock::new(options.folder.as_deref(), namespace.clone(), options.name.clone())?;
     if let Some(remote) = lock.remote() {
         warn!("the lock folder is on {remote}: kernel locks may not reach every contender there");
     }
-    Ok((Box::new(lock), namespace))
+    Ok(Opened { lock: Box::new(lock), namespace, events: None })
 }
 
 /// The lock file that these options name, to be looked at: neither it nor its folder is made.

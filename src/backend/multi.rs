@@ -5,7 +5,7 @@
 //! written on the version that was read with the first half, never on a later one: that one may be another
 //! holder's.
 
-use super::{Announcement, Answer, Changes, Labeller, Lock, PodLabel};
+use super::{Answer, Changes, Lock};
 use crate::lock::record::{Record, UNKNOWN};
 use crate::lock::request::{Change, Failure, Observation, Reply, Version};
 use futures_util::stream::{self, StreamExt};
@@ -137,10 +137,6 @@ impl Lock for MultiLock {
         })
     }
 
-    fn announce(&self, message: &str) -> Vec<Announcement> {
-        self.first.announce(message).into_iter().chain(self.lease.announce(message)).collect()
-    }
-
     fn record(&self, version: &Version) -> Record {
         let seen = |lock: &dyn Lock, version| Observation { record: lock.record(&version), version };
         let Some((first, lease)) = halves(version) else { return Record::default() };
@@ -151,10 +147,6 @@ impl Lock for MultiLock {
         let (first, lease) = halves(version).unzip();
         let both = [(&self.first, first), (&self.lease, lease.flatten())];
         both.map(|(lock, version)| (lock.to_string(), version.map(|version| lock.record(&version)))).into()
-    }
-
-    fn labeller(&self, label: &PodLabel) -> Option<Labeller> {
-        self.lease.labeller(label)
     }
 
     /// A change of one half says little: both are read then.

@@ -4,20 +4,21 @@
 
 use super::client::{Client, MAX_BODY};
 use super::error::{excerpt, failure, is_status};
-use super::{Access, Announcement, Answer, Changes, Labeller, Lock, PodLabel};
-use crate::clock::Now;
-use crate::lock::record::{Precision, Record};
+use super::events::Involved;
+use super::{Access, Answer, Changes, Lock};
+use crate::lock::record::Record;
 use crate::lock::request::{Change, Failure, Observation, Reply, Verb, Version};
 use crate::mutant::Mutant;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use http::Request;
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Request};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::codec::{FramedRead, LinesCodec};
@@ -54,13 +55,13 @@ pub struct ObjectLock {
     namespace: String,
     name: String,
     /// The uid that it was last seen with: `kubectl describe` shows the events of that one only.
-    uid: RefCell<String>,
+    uid: Rc<RefCell<String>>,
 }
 
 impl ObjectLock {
     /// A lock in this object.
     pub fn new(kind: &'static Kind, client: Arc<Client>, namespace: String, name: String) -> ObjectLock {
-        ObjectLock { kind, client, namespace, name, uid: RefCell::default() }
+        ObjectLock { kind, client, namespace, name, uid: Rc::default() }
     }
 
     /// What a contender needs to do with it. Nobody can be limited to creating one name.
@@ -70,6 +71,12 @@ impl ObjectLock {
             let name = (verb != "create").then(|| self.name.clone());
             Access { group, resource: self.kind.plural, name, verb }
         })
+    }
+
+    /// The object, as an event about it names it.
+    pub fn involved(&self) -> Involved {
+        let (namespace, name) = (self.namespace.clone(), self.name.clone());
+        Involved { kind: self.kind, namespace, name, uid: self.uid.clone(), shown: self.to_string() }
     }
 
     fn collection(&self) -> String {
@@ -202,52 +209,8 @@ impl Lock for ObjectLock {
         })
     }
 
-    /// In client-go's words and of the same kind, so that one history is told whoever leads.
-    fn announce(&self, message: &str) -> Vec<Announcement> {
-        let at = Precision::Seconds.text(Now::read().wall);
-        let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
-        let event = json!({
-            "apiVersion": "v1", "kind": "Event",
-            "metadata": {"generateName": format!("{}.", self.name), "namespace": self.namespace},
-            "involvedObject": {
-                "apiVersion": self.kind.api_version, "kind": self.kind.kind,
-                "namespace": self.namespace, "name": self.name, "uid": *self.uid.borrow(),
-            },
-            "reason": "LeaderElection", "message": message, "type": "Normal",
-            "firstTimestamp": at, "lastTimestamp": at, "count": 1,
-            "source": {"component": "leader-run", "host": host}, "reportingComponent": "leader-run",
-        });
-        let request = with_body(Request::post(format!("/api/v1/namespaces/{}/events", self.namespace)), &event);
-        let (client, subject) = (self.client.clone(), format!("create an event at {self}"));
-        vec![Box::pin(async move {
-            match client.send(request).await? {
-                (200..300, _) => Ok(()),
-                (status, answer) => Err(failure(Verb::Create, &subject, "create on events", status, &answer)),
-            }
-        })]
-    }
-
     fn record(&self, version: &Version) -> Record {
         (self.kind.read)(&version.object)
-    }
-
-    fn labeller(&self, label: &PodLabel) -> Option<Labeller> {
-        let namespace = label.namespace.as_deref().unwrap_or(self.client.namespace());
-        let url = format!("/api/v1/namespaces/{namespace}/pods/{}", label.pod);
-        let subject = format!("label pod {namespace}/{}", label.pod);
-        let (client, key, value) = (self.client.clone(), label.key.clone(), label.value.clone());
-        Some(Box::new(move |on| {
-            let patch = json!({"metadata": {"labels": {key.as_str(): on.then_some(&value)}}});
-            let mut request = with_body(Request::patch(url.as_str()), &patch);
-            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/merge-patch+json"));
-            let (client, subject) = (client.clone(), subject.clone());
-            Box::pin(async move {
-                match client.send(request).await? {
-                    (200..300, _) => Ok(()),
-                    (status, answer) => Err(failure(Verb::Patch, &subject, "patch on pods", status, &answer)),
-                }
-            })
-        }))
     }
 
     fn watch(&self, from: Option<Version>) -> Changes<'_> {

@@ -8,7 +8,7 @@ mod pod_label;
 mod state_writer;
 mod summary;
 
-use crate::backend::Lock;
+use crate::backend::{Events, Lock};
 use crate::config::Config;
 use crate::election::contender::{End, Said};
 use crate::election::elector::{Loss, Notice, Waiting};
@@ -39,7 +39,9 @@ const LAST_EVENTS: Duration = Duration::from_millis(500);
 pub struct Reports<'a> {
     config: &'a Config,
     lock: &'a dyn Lock,
-    events: JoinSet<()>,
+    events: Option<Events>,
+    /// Events that have not reached the API server yet.
+    on_the_way: JoinSet<()>,
     /// The lock could not be renewed in time: no event would get through either.
     cut_off: bool,
     /// Whether it has been said that events are refused.
@@ -64,6 +66,7 @@ impl<'a> Reports<'a> {
     pub fn new(
         config: &'a Config,
         lock: &'a dyn Lock,
+        events: Option<Events>,
         namespace: &str,
         env: &[String],
         mask: SigSet,
@@ -89,14 +92,20 @@ impl<'a> Reports<'a> {
             lock,
             state: state.transpose()?,
             closing: Closing::new(),
-            events: JoinSet::new(),
+            label: config
+                .pod_label
+                .as_ref()
+                .zip(events.as_ref())
+                .map(|(label, events)| events.labeller(label))
+                .map(labelled),
+            events,
+            on_the_way: JoinSet::new(),
             cut_off: false,
             events_refused: Arc::default(),
             on_new_leader: runner(&config.on_new_leader),
             on_stopped_leading: runner(&config.on_stopped_leading),
             feed,
             waiting: log::has_live_line().then_some(None),
-            label: config.pod_label.as_ref().and_then(|label| lock.labeller(label)).map(labelled),
         })
     }
 
@@ -173,9 +182,10 @@ impl<'a> Reports<'a> {
             return;
         }
         let limit = self.config.timing.request_timeout;
-        for event in self.lock.announce(&format!("{} {what}", self.config.identity)) {
+        let message = format!("{} {what}", self.config.identity);
+        for event in self.events.iter().flat_map(|events| events.announce(&message)) {
             let said = self.events_refused.clone();
-            self.events.spawn(async move {
+            self.on_the_way.spawn(async move {
                 match timeout(limit, event).await {
                     Ok(Ok(())) => {}
                     Ok(Err(failure @ Failure::Refused(..))) if !said.swap(true, Ordering::Relaxed) => {
@@ -196,7 +206,7 @@ impl<'a> Reports<'a> {
         }
         let label = self.label.as_ref().filter(|_| !self.cut_off).map(Label::off);
         let last = async {
-            while self.events.join_next().await.is_some() {}
+            while self.on_the_way.join_next().await.is_some() {}
             OptionFuture::from(label).await
         };
         let _ = timeout(LAST_EVENTS, last).await;

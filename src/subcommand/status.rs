@@ -30,7 +30,7 @@ pub fn answer(status: Status) -> Result<i32, Refusal> {
     super::run(async {
         let cluster = Cluster::of(&place).await?;
         let (lock, namespace): (Box<dyn Lock>, _) = match &cluster {
-            Some(cluster) => (cluster.lock(&place), cluster.namespace.clone()),
+            Some(cluster) => (cluster.open(&place).0, cluster.namespace.clone()),
             None => (Box::new(find_file(&place).map_err(unknown)?), file_namespace(&place)),
         };
         let asking = Asking {

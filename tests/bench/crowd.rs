@@ -6,7 +6,7 @@ use crate::scene::{Scene, milliseconds, now};
 use crate::support::LONG;
 use futures_util::StreamExt;
 use leader_run::backend::client::Source;
-use leader_run::backend::{self, Answer, Changes, Lock, Options, Type};
+use leader_run::backend::{self, Answer, Changes, Lock, Opened, Options, Type};
 use leader_run::clock::Now;
 use leader_run::election::elector::{Action, Elector, Event, Settings};
 use leader_run::lock::record::Precision;
@@ -150,7 +150,7 @@ impl Drop for Crowd {
 /// One contender, as `run.rs` has it but without a child.
 async fn contend(number: usize, options: Options, finish: Arc<Notify>, told: Sender<Told>) {
     let tell = |what| drop(told.send(what));
-    let (lock, _) = backend::open(&options).await.expect("a usable kubeconfig");
+    let Opened { lock, .. } = backend::open(&options).await.expect("a usable kubeconfig");
     let lock: &dyn Lock = &*lock;
     let settings = Settings {
         identity: format!("crowd-{number}"),
