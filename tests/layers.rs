@@ -43,7 +43,9 @@ fn read(folder: &Path, source: &Path, modules: &mut BTreeMap<String, String>) {
             let name = name.strip_suffix("::mod").unwrap_or(&name).to_owned();
             let text = fs::read_to_string(&path).unwrap();
             // Unit tests stand at the end of a file, and may use what they like.
-            let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+            let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            let parent = name.rsplit_once("::").map_or(String::new(), |(parent, _)| format!("{parent}::"));
+            let text = text.replace("super::", &format!("crate::{parent}"));
             modules.insert(name, text);
         }
     }
@@ -117,7 +119,10 @@ fn no_module_uses_one_of_a_layer_above_or_beside_it() {
 
 #[test]
 fn no_modules_use_each_other_in_a_circle() {
-    let arrows = arrows();
+    // A directory and what is in it make one whole.
+    let is_within = |inner: &str, outer: &str| inner.starts_with(&format!("{outer}::"));
+    let arrows: Vec<_> =
+        arrows().into_iter().filter(|(from, to)| !is_within(from, to) && !is_within(to, from)).collect();
     let mut left: BTreeSet<_> = arrows.iter().flat_map(|(from, to)| [from, to]).collect();
     // What uses nothing that is left is in no circle.
     loop {

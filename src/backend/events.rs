@@ -3,16 +3,14 @@
 use super::PodLabel;
 use super::client::Client;
 use super::error::failure;
-use super::object::{Kind, with_body};
+use super::object::{Involved, with_body};
 use crate::clock::Now;
 use crate::lock::record::Precision;
 use crate::lock::request::{Failure, Verb};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request};
 use serde_json::json;
-use std::cell::RefCell;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 
 /// An event or a label on its way to the API server.
@@ -20,20 +18,6 @@ pub type Announcement = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>
 
 /// A label on a pod: it is put on, or taken away.
 pub type Labeller = Box<dyn Fn(bool) -> Announcement + Send + Sync>;
-
-/// An object that events are about.
-pub struct Involved {
-    /// What it is.
-    pub kind: &'static Kind,
-    /// Its namespace, in which the events are created.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// The uid that it was last seen with: `kubectl describe` shows the events of that one only.
-    pub uid: Rc<RefCell<String>>,
-    /// As people call it: `lease ops/cronworker`.
-    pub shown: String,
-}
 
 /// Tells the API server of a lock's leaders.
 pub struct Events {

@@ -4,7 +4,6 @@
 
 use super::client::{Client, MAX_BODY};
 use super::error::{excerpt, failure, is_status};
-use super::events::Involved;
 use super::{Access, Answer, Changes, Lock};
 use crate::lock::record::Record;
 use crate::lock::request::{Change, Failure, Observation, Reply, Verb, Version};
@@ -46,6 +45,20 @@ pub struct Kind {
     pub read: fn(&Value) -> Record,
     /// Puts the record into it, and leaves everything else as it is.
     pub write: fn(&mut Map<String, Value>, &Record),
+}
+
+/// An object that events are about.
+pub struct Involved {
+    /// What it is.
+    pub kind: &'static Kind,
+    /// Its namespace, in which the events are created.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The uid that it was last seen with: `kubectl describe` shows the events of that one only.
+    pub uid: Rc<RefCell<String>>,
+    /// As people call it: `lease ops/cronworker`.
+    pub shown: String,
 }
 
 /// An object of this kind, name and namespace, there or not.
