@@ -30,8 +30,8 @@ fn modules() -> BTreeMap<String, String> {
     modules
 }
 
-fn read(folder: &Path, source: &Path, modules: &mut BTreeMap<String, String>) {
-    for entry in fs::read_dir(folder).unwrap() {
+fn read(directory: &Path, source: &Path, modules: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             if !path.ends_with("tests") {

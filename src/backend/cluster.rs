@@ -60,7 +60,7 @@ impl Cluster {
         options.kind.objects.iter().copied().map(object).collect()
     }
 
-    /// The lock, and where its leaders are told of.
+    /// The lock, and the events and labels for it.
     pub fn open(&self, options: &Options) -> (Box<dyn Lock>, Events) {
         let objects = self.objects(options);
         let events = Events::new(self.client.clone(), objects.iter().map(ObjectLock::involved).collect());

@@ -1,4 +1,4 @@
-//! What an API server is told besides the lock itself: Events at its objects, and a label on our own pod.
+//! Kubernetes Events on the objects of a lock, and a label on the leader's pod.
 
 use super::PodLabel;
 use super::client::Client;
@@ -16,10 +16,10 @@ use std::sync::Arc;
 /// An event or a label on its way to the API server.
 pub type Announcement = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
 
-/// A label on a pod: it is put on, or taken away.
+/// Adds a label to a pod (`true`), or removes it.
 pub type Labeller = Box<dyn Fn(bool) -> Announcement + Send + Sync>;
 
-/// Tells the API server of a lock's leaders.
+/// Creates events about a lock, and labels the leader's pod.
 pub struct Events {
     client: Arc<Client>,
     objects: Vec<Involved>,
@@ -31,8 +31,8 @@ impl Events {
         Events { client, objects }
     }
 
-    /// Creates an Event with this message at each of the lock's objects, in client-go's words and of the same kind, so
-    /// that one history is told whoever leads.
+    /// Creates an event with this message on each object of the lock: in client-go's words and of the same kind, so that
+    /// `kubectl describe` shows one history.
     pub fn announce(&self, message: &str) -> Vec<Announcement> {
         self.objects.iter().map(|object| self.announce_at(object, message)).collect()
     }
@@ -61,7 +61,7 @@ impl Events {
         })
     }
 
-    /// What puts this label on its pod, or takes it away.
+    /// A function that adds this label to its pod, or removes it.
     pub fn labeller(&self, label: &PodLabel) -> Labeller {
         let namespace = label.namespace.as_deref().unwrap_or(self.client.namespace());
         let url = format!("/api/v1/namespaces/{namespace}/pods/{}", label.pod);

@@ -154,7 +154,7 @@ pub struct Opened {
     pub lock: Box<dyn Lock>,
     /// The namespace that it is in.
     pub namespace: String,
-    /// Where its leaders are told of, if it is on an API server.
+    /// Events and labels for this lock, if it is on an API server.
     pub events: Option<Events>,
 }
 

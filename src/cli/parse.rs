@@ -1,4 +1,4 @@
-//! What the values of options are read as.
+//! Parsers for the values of options.
 
 use super::OnLost;
 use crate::backend::{TYPES, Type};

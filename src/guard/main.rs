@@ -163,7 +163,7 @@ impl Shell {
     /// Says whether any process has ended.
     fn reap(&mut self) -> bool {
         let reaped = tree::reap(self.child);
-        // Whatever the child had to say of its start it has said before its end.
+        // The child reports on its start before it ends, so its end must not be taken in first.
         self.hear_of_start();
         if let Some(signal) = reaped.stopped {
             self.step(Input::Stopped(signal));

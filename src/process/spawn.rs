@@ -149,7 +149,7 @@ fn fork_child(plan: &Plan, foreground: bool, additions: &[String], until: Instan
     Ok((child.map_err(number)?, StartPipe { pipe, ready: false }))
 }
 
-/// Makes of a copy of the guard what COMMAND is to find. Makes system calls only.
+/// Prepares a copy of the guard for COMMAND: its group, terminal, signals and scheduling. Makes system calls only.
 fn prepare(plan: &Plan, foreground: bool, guard: Pid) -> nix::Result<()> {
     plan.scheduling.apply();
     sys::reset_sigpipe();

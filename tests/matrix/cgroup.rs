@@ -15,8 +15,8 @@ pub struct Cgroup {
 /// The name and the value of a setting, in version 1 and in version 2.
 pub type Setting = [(&'static str, &'static str); 2];
 
-pub const FROZEN: Setting = [("freezer.state", "FROZEN"), ("cgroup.freeze", "1")];
-pub const THAWED: Setting = [("freezer.state", "THAWED"), ("cgroup.freeze", "0")];
+const FROZEN: Setting = [("freezer.state", "FROZEN"), ("cgroup.freeze", "1")];
+const THAWED: Setting = [("freezer.state", "THAWED"), ("cgroup.freeze", "0")];
 
 impl Cgroup {
     /// A group below our own.
@@ -67,12 +67,24 @@ impl Cgroup {
         started_by(&["sh", "-c", &script, "sh"], command)
     }
 
-    /// Stops all its processes, and waits until they stand still.
-    pub fn freeze(&self) {
+    /// Stops all its processes, and waits until they stand still. They go on when what is returned is dropped: a test
+    /// that fails before would wait for them without end.
+    pub fn freeze(&self) -> Frozen<'_> {
+        let frozen = Frozen(self);
         self.set(FROZEN);
         let (file, word) = [("freezer.state", "FROZEN"), ("cgroup.events", "frozen 1")][self.version - 1];
         let state = || fs::read_to_string(self.folder.join(file)).unwrap();
         wait_for("all to be frozen", LONG, || state().contains(word).then_some(()));
+        frozen
+    }
+}
+
+/// A control group whose processes stand still.
+pub struct Frozen<'a>(&'a Cgroup);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.set(THAWED);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can happen to leader-run and to its guard: killed, stopped, frozen, short of memory, broken.
 
-use crate::cgroup::{Cgroup, Setting, THAWED};
+use crate::cgroup::{Cgroup, Setting};
 use crate::scene::{K, L, LATE, P, R, Scene, all_at_once, at_once, child, seconds};
 use crate::server::TOKEN;
 use crate::support::{
@@ -381,12 +381,12 @@ fn frozen_once() -> Duration {
     let standby = scene.contender("standby", POLITE);
     standby.wait_line("waiting");
     scene.after_a_renewal("leader");
-    group.freeze();
+    let frozen = group.freeze();
     scene.handover("leader", &standby);
     let writes = scene.writes("leader").len();
     let before = last_beat(&beats);
     let thawed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    group.set(THAWED);
+    drop(frozen);
     wait_gone(&[pid], LONG);
     assert_eq!(leader.wait(), 75, "{}", leader.said());
     assert_eq!(scene.writes("leader").len(), writes);
