@@ -27,6 +27,9 @@ pub enum Missing {
 /// # Errors
 /// Says what is wrong with it, so that it is known before contending.
 pub fn look_up(command: &OsStr) -> Result<PathBuf, Missing> {
+    if command.is_empty() {
+        return Err(Missing::NotFound);
+    }
     if command.as_bytes().contains(&b'/') {
         return executable(Path::new(command));
     }
@@ -61,6 +64,7 @@ mod tests {
         assert!(look_up(OsStr::new("sh")).unwrap().ends_with("sh"));
         assert_eq!(look_up(OsStr::new("no-such-command-anywhere")), Err(Missing::NotFound));
         assert_eq!(look_up(OsStr::new("/etc/no-such-file")), Err(Missing::NotFound));
+        assert_eq!(look_up(OsStr::new("")), Err(Missing::NotFound), "not the directories of PATH");
         assert_eq!(look_up(OsStr::new("/etc/passwd")), Err(Missing::NotExecutable));
         assert_eq!(look_up(OsStr::new("/tmp")), Err(Missing::NotExecutable));
     }

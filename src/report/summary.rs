@@ -138,6 +138,10 @@ impl Closing {
             let got = self.got.map(|signal| format!("got {}", name(&signal)));
             match (got, child.take()) {
                 (Some(got), Some(child)) => Why { full: format!("{got}: {child}"), short: Some(child) },
+                (Some(got), None) if led.is_some() => {
+                    let before = "before the command was started";
+                    Why { full: format!("{got} {before}"), short: Some(format!("stopped {before}")) }
+                }
                 (Some(got), None) => {
                     let waiting = format!("while waiting for {lock}, after {}", duration(waited));
                     Why { full: format!("{got} {waiting}"), short: Some(format!("stopped {waiting}")) }

@@ -5,7 +5,7 @@ use crate::report::{Goal, Line, Part};
 use crate::scene::{Scene, milliseconds, now};
 use crate::support::LONG;
 use futures_util::StreamExt;
-use leader_run::backend::client::Source;
+use leader_run::backend::kubeconfig::Source;
 use leader_run::backend::{self, Answer, Changes, Lock, Opened, Options, Type};
 use leader_run::clock::Now;
 use leader_run::election::elector::{Action, Elector, Event, Settings};

@@ -76,6 +76,8 @@ pub struct Running {
     pub paused: bool,
     /// The number of the pause, which its end has to know.
     pub pause: u64,
+    /// When the last pause ended.
+    pub went_on: Option<Duration>,
 }
 
 /// A request that is under way.
@@ -191,7 +193,7 @@ pub struct Actor {
 
 impl Actor {
     pub fn new(node: usize, settings: Settings, guard: core::Settings, now: Now) -> Actor {
-        let running = || Running { alive: true, paused: false, pause: 0 };
+        let running = || Running { alive: true, paused: false, pause: 0, went_on: None };
         Actor {
             node,
             contender: Contender::new(settings.clone(), now),
@@ -386,8 +388,9 @@ impl World {
         let election = &a.settings.election;
         let patience = election.request_timeout.min(election.renew_deadline).min(Duration::from_secs(3)).mul_f64(0.9);
         let given_up = |write: &&Unclear| write.since.is_some_and(|since| now.at.leader_since(since) < patience);
-        // What was decided before a machine stood still is done after it.
-        let slept = self.nodes[a.node].thawed().is_some_and(|at| self.now - at < Duration::from_secs(1));
+        // What was decided before a machine or a process stood still is done after it.
+        let went_on = [self.nodes[a.node].thawed(), a.main.went_on].into_iter().flatten().max();
+        let slept = went_on.is_some_and(|at| self.now - at < Duration::from_secs(1));
         let unclear =
             a.unclear.iter().find(given_up).filter(|_| !a.lost && !slept).map(|write| format!("{actor}: {write:?}"));
         let starting = a.starting.is_some();

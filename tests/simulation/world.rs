@@ -673,9 +673,14 @@ impl World {
             self.actors[actor].guard_woken = true;
             return;
         }
-        let start_news = self.actors[actor].start_news.take();
-        let reaped = self.actors[actor].reaped();
-        for news in start_news.into_iter().chain(reaped) {
+        if let Some(news) = self.actors[actor].start_news.take() {
+            self.guard_takes(actor, news);
+        }
+        if self.actors[actor].guard_stands() {
+            self.actors[actor].guard_woken = true;
+            return;
+        }
+        if let Some(news) = self.actors[actor].reaped() {
             self.guard_takes(actor, news);
         }
         let closed = !self.actors[actor].main.alive;
@@ -906,7 +911,8 @@ impl World {
             }
             Does::Lead => {
                 let until = go.committed + go.peer.lease.div_f64(1.0 + RATE_ERROR);
-                self.judge.started(self.now, Owner::ClientGo(node), node, self.now, &self.nodes);
+                // It never looks at a clock before it begins.
+                self.judge.started(self.now, Owner::ClientGo(node), node, ZERO, &self.nodes);
                 self.judge.renewed(Owner::ClientGo(node), until);
             }
             Does::GiveUp => {
@@ -1122,6 +1128,7 @@ impl World {
             Healing::Main { actor, pause } => {
                 if self.actors[actor].main.pause == pause {
                     self.actors[actor].main.paused = false;
+                    self.actors[actor].main.went_on = Some(self.now);
                     self.main_goes_on(actor);
                 }
             }
@@ -1195,6 +1202,7 @@ impl World {
         }
         for actor in 0..self.actors.len() {
             if std::mem::take(&mut self.actors[actor].main.paused) {
+                self.actors[actor].main.went_on = Some(self.now);
                 self.main_goes_on(actor);
             }
             if std::mem::take(&mut self.actors[actor].guard.paused) {

@@ -206,6 +206,8 @@ struct Term {
     continued: bool,
     /// The child was asked to stop.
     asked: bool,
+    /// With this signal, before COMMAND was executed: a child that ignored it has executed COMMAND all the same.
+    asked_early: Option<i32>,
     /// A deadline passed or the lock is lost. Latched: no later deadline is accepted in this term.
     expired: bool,
     killing: bool,
@@ -221,7 +223,9 @@ enum Start {
     Due(Vec<String>),
     /// Forked under this process id. Signals for COMMAND (bit n-1 for signal n) wait until it is executed.
     Forked(i32, u64),
+    /// It executes COMMAND.
     Executed,
+    /// It ends without having executed COMMAND.
     Not(NotExecuted),
 }
 
@@ -384,6 +388,7 @@ impl Guard {
                 continued: false,
                 kill_at: None,
                 asked: false,
+                asked_early: None,
                 expired: false,
                 killing: false,
                 child_ended: false,
@@ -409,6 +414,9 @@ impl Guard {
                 term.kill_at = Some(term.kill_at.map_or(kill, |at| at.earlier(kill)));
                 term.expired |= lost;
                 term.asked = true;
+                if let Start::Forked(..) = term.start {
+                    term.asked_early = Some(signal);
+                }
                 if term.has_child() {
                     self.out.extend(stop(term, self.settings, signal));
                 }
@@ -465,6 +473,7 @@ impl Guard {
             self.out.push_back(Output::Send(FromGuard::Started(term.number, pid)));
             let signals = (1..=64).filter(|signal| held & signal_bit(*signal) != 0);
             self.out.extend(signals.map(Output::Signal));
+            self.out.extend(term.asked_early.map(Output::Stop));
         }
     }
 

@@ -106,6 +106,15 @@ fn a_child_that_is_stopped_before_exec_was_late() {
 }
 
 #[test]
+fn a_command_that_is_executed_after_the_stop_signal_gets_it_again() {
+    // A signal that is ignored by default has not ended the child before that.
+    let stop = ToGuard::Stop { term: 1, signal: 28, kill: at(5_000), lost: false };
+    let mut guard = forked();
+    assert_eq!(step(&mut guard, at(1), Input::Message(stop)), [Output::Stop(28)]);
+    assert_eq!(step(&mut guard, at(2), Input::Executed), [Output::Send(FromGuard::Started(1, 99)), Output::Stop(28)]);
+}
+
+#[test]
 fn a_child_that_is_yet_to_exec_is_killed_by_its_deadline() {
     let mut guard = forked();
     step(&mut guard, at(13_500), Input::Tick);
