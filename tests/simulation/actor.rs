@@ -120,8 +120,8 @@ struct Unclear {
     id: u64,
     /// What it was to replace: nothing, or this version.
     base: Option<Version>,
-    /// Since when it is known not to have been answered.
-    since: Option<Instant>,
+    /// Since when it is known not to have been answered: by the clock of its machine, and when that was.
+    since: Option<(Instant, Duration)>,
 }
 
 #[derive(Debug)]
@@ -237,7 +237,7 @@ impl Actor {
     }
 
     /// Whether this answer is awaited.
-    pub fn answered(&mut self, id: u64, answer: &Result<Reply, Failure>, now: Instant) -> bool {
+    pub fn answered(&mut self, id: u64, answer: &Result<Reply, Failure>, now: (Instant, Duration)) -> bool {
         let Some(index) = self.out.iter().position(|out| out.id == id) else {
             return false;
         };
@@ -268,14 +268,14 @@ impl Actor {
     }
 
     /// From now on nobody waits for the answer to the write of this number.
-    fn is_unanswered(&mut self, id: u64, now: Instant) {
+    fn is_unanswered(&mut self, id: u64, now: (Instant, Duration)) {
         if let Some(write) = self.unclear.iter_mut().find(|write| write.id == id) {
             write.since.get_or_insert(now);
         }
     }
 
     /// Whether the request of this number was still awaited.
-    pub fn timed_out(&mut self, id: u64, now: Instant) -> bool {
+    pub fn timed_out(&mut self, id: u64, now: (Instant, Duration)) -> bool {
         self.out.retain(|out| out.id != id);
         self.is_unanswered(id, now);
         self.current.take_if(|current| *current == id).is_some()
@@ -336,7 +336,7 @@ impl World {
             }
             Action::Cancel => {
                 if let Some(id) = a.current.take() {
-                    a.is_unanswered(id, now.at);
+                    a.is_unanswered(id, (now.at, self.now));
                 }
             }
             Action::Watch(from) => self.watch(actor, from),
@@ -387,12 +387,13 @@ impl World {
         let a = &mut self.actors[actor];
         let election = &a.settings.election;
         let patience = election.request_timeout.min(election.renew_deadline).min(Duration::from_secs(3)).mul_f64(0.9);
-        let given_up = |write: &&Unclear| write.since.is_some_and(|since| now.at.leader_since(since) < patience);
-        // What was decided before a machine or a process stood still is done after it.
+        // What was decided before a machine or a process stood still is done after it, and seems to have taken less time.
         let went_on = [self.nodes[a.node].thawed(), a.main.went_on].into_iter().flatten().max();
-        let slept = went_on.is_some_and(|at| self.now - at < Duration::from_secs(1));
-        let unclear =
-            a.unclear.iter().find(given_up).filter(|_| !a.lost && !slept).map(|write| format!("{actor}: {write:?}"));
+        let given_up = |write: &&Unclear| {
+            let slept = |noted| went_on.is_some_and(|at| at >= noted);
+            write.since.is_some_and(|(since, noted)| now.at.leader_since(since) < patience && !slept(noted))
+        };
+        let unclear = a.unclear.iter().find(given_up).filter(|_| !a.lost).map(|write| format!("{actor}: {write:?}"));
         let starting = a.starting.is_some();
         a.main.alive = false;
         a.guard.alive = false;
@@ -466,10 +467,10 @@ impl World {
         let a = &mut self.actors[actor];
         let event = match input {
             ToMain::Tick => elector::Event::Tick,
-            ToMain::Answer(id, answer) if id > RELEASER && a.answered(id, &answer, now.at) => {
+            ToMain::Answer(id, answer) if id > RELEASER && a.answered(id, &answer, (now.at, self.now)) => {
                 elector::Event::Answer(id - RELEASER, answer)
             }
-            ToMain::Timeout(id) if id > RELEASER && a.timed_out(id, now.at) => {
+            ToMain::Timeout(id) if id > RELEASER && a.timed_out(id, (now.at, self.now)) => {
                 elector::Event::Answer(id - RELEASER, Err(Failure::Timeout))
             }
             _ => return,

@@ -64,6 +64,7 @@ pub enum Event {
     },
     Killed {
         actor: usize,
+        term: u64,
         by_main: bool,
     },
     Arrive {
@@ -335,7 +336,7 @@ impl World {
             Event::ChildStarts { actor, term } => self.child_starts(actor, term),
             Event::ChildEnds { actor, term } => self.child_ends(actor, term),
             Event::OthersEnd { actor, term } => self.others_end(actor, term),
-            Event::Killed { actor, by_main } => self.killed(actor, by_main),
+            Event::Killed { actor, term, by_main } => self.killed(actor, term, by_main),
             Event::Arrive { from, request, answered, back, error } => {
                 self.arrive(from, &request, answered, back, error)
             }
@@ -438,11 +439,11 @@ impl World {
             ToMain::GuardGone => contender::Event::GuardGone,
             ToMain::Alone => contender::Event::Alone,
             ToMain::Signal(signal) => contender::Event::Signal(signal),
-            ToMain::Answer(id, answer) => match a.answered(id, &answer, now.at) {
+            ToMain::Answer(id, answer) => match a.answered(id, &answer, (now.at, self.now)) {
                 true => contender::Event::Answer(id, answer),
                 false => return,
             },
-            ToMain::Timeout(id) => match a.timed_out(id, now.at) {
+            ToMain::Timeout(id) => match a.timed_out(id, (now.at, self.now)) {
                 true => contender::Event::Answer(id, Err(Failure::Timeout)),
                 false => return,
             },
@@ -744,16 +745,17 @@ impl World {
             return;
         };
         if !std::mem::replace(&mut tree.killing, true) {
+            let term = tree.term;
             let takes = KILL_TIME.mul_f64(self.random.unit());
-            self.after(takes, Event::Killed { actor, by_main });
+            self.after(takes, Event::Killed { actor, term, by_main });
         }
     }
 
-    fn killed(&mut self, actor: usize, by_main: bool) {
+    fn killed(&mut self, actor: usize, term: u64, by_main: bool) {
         let node = self.actors[actor].node;
         let frozen = self.nodes[node].frozen.is_some();
         let a = &mut self.actors[actor];
-        let Some(tree) = &mut a.tree else {
+        let Some(tree) = a.tree.as_mut().filter(|tree| tree.term == term) else {
             return;
         };
         tree.killing = false;
