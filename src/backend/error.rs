@@ -15,7 +15,9 @@ pub fn failure(verb: Verb, subject: &str, needs: &str, status: u16, answer: &Val
     let message = excerpt(whole.as_bytes());
     let reason = answer.get("reason").and_then(Value::as_str).unwrap_or_default();
     if !is_status(answer) && !Mutant::PageIsConflict.is_on() {
-        return Failure::Unclear(format!("cannot {subject}: the answer is not an API server's: {message} ({status})"));
+        // An API server's own 429 is plain text as well.
+        let who = if status == 429 { "the server is busy" } else { "the answer is not an API server's" };
+        return Failure::Unclear(format!("cannot {subject}: {who}: {message} ({status})"));
     }
     if is_denial(whole) {
         return Failure::Refused(verb, format!("cannot {subject}: {message} ({status})"));
@@ -176,6 +178,12 @@ mod tests {
                 assert!(matches!(told, Failure::Unclear(_)), "{status} {verb} {page}: {told:?}");
             }
         }
+    }
+
+    #[test]
+    fn too_many_requests_is_told_as_a_busy_server_although_it_is_plain_text() {
+        let told = update(429, json!("Too many requests, please try again later."));
+        assert!(matches!(&told, Failure::Unclear(text) if text.contains("the server is busy: Too many")), "{told:?}");
     }
 
     #[test]
