@@ -105,9 +105,9 @@ impl Elector {
             && now.at.leader_since(term.since) >= self.settings.renew_deadline
         {
             let unanswered = self.pending.is_some().then_some(Failure::Timeout);
-            // Every write has found that somebody else had changed the object.
+            // A conflict is not a failure, so it is the reason only where nothing has failed since.
             let overtaken = (term.conflicts > 0).then_some(Failure::Conflict);
-            self.lose(now, Loss::Deadline(overtaken.or(self.last_failure()).or(unanswered)), None);
+            self.lose(now, Loss::Deadline(self.last_failure().or(overtaken).or(unanswered)), None);
         }
     }
 

@@ -602,6 +602,13 @@ fn a_loss_by_conflicts_says_so() {
         rig.pass(Duration::from_millis(50));
     }
     assert_eq!(rig.lost, Some(Loss::Deadline(Some(Failure::Conflict))));
+    // A failure after a conflict is the reason.
+    let mut rig = Rig::leading();
+    rig.pass(SECOND * 2);
+    rig.put(Err(Failure::Conflict));
+    rig.get(Err(Failure::Unclear("no route".into())));
+    rig.pass(SECOND * 6);
+    assert_eq!(rig.lost, Some(Loss::Deadline(Some(Failure::Unclear("no route".into())))));
 }
 
 #[test]
